@@ -1,0 +1,1 @@
+"""One chain behind JSON-RPC: typed answers, typed errors, failover."""

@@ -1,0 +1,1 @@
+"""Pure functions and values; no IO, clock or environment."""

@@ -1,0 +1,78 @@
+"""The values that travel from the chain to the tables. Bytes inside; hex is for the edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+ChainId = NewType("ChainId", int)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """A block as far as order and reorgs are concerned. `timestamp` is in seconds since 1970."""
+
+    number: int
+    hash: bytes
+    parent_hash: bytes
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlockRange:
+    """Blocks `from_block` to `to_block`, both inclusive; never inverted."""
+
+    from_block: int
+    to_block: int
+
+    def __post_init__(self) -> None:
+        """Refuse an inverted range where it is made (fault F18)."""
+        if not 0 <= self.from_block <= self.to_block:
+            raise ValueError(f"inverted block range {self.from_block}..{self.to_block}")
+
+    def __len__(self) -> int:
+        """Count the blocks in the range."""
+        return self.to_block - self.from_block + 1
+
+
+@dataclass(frozen=True, slots=True)
+class RawLog:
+    """One log as the node gave it, hex decoded. `timestamp` is its block's time in seconds."""
+
+    block_number: int
+    log_index: int
+    block_hash: bytes
+    tx_hash: bytes
+    tx_index: int
+    address: bytes
+    topics: tuple[bytes, ...]
+    data: bytes
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One set of registries that belong together; addresses are 20 bytes. `validation` may be empty."""
+
+    identity: bytes
+    reputation: bytes
+    validation: tuple[bytes, ...]
+    start_block: int
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """Every address whose logs belong to this deployment, each once, identity first."""
+        return tuple(dict.fromkeys((self.identity, self.reputation, *self.validation)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A fetched stretch of the chain: whole blocks, logs in (block_number, log_index) order.
+
+    `blocks` holds the headers that are known of the range, oldest first; the last one is always
+    `range.to_block` and becomes the checkpoint.
+    """
+
+    range: BlockRange
+    blocks: tuple[BlockRef, ...]
+    logs: tuple[RawLog, ...]

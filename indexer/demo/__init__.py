@@ -1,0 +1,1 @@
+"""A local chain with sample registries and live traffic."""
