@@ -27,7 +27,7 @@ BAD_UTF8, NUL, HASH_MISMATCH, TRAILING_BYTES, DIRTY_PADDING, NONCANONICAL, HUGE 
 # What fits a PostgreSQL row comfortably and no official front end exceeds; a transaction on an L2 can carry megabytes.
 HUGE_BYTES: Final = 65_536
 # Tags and keys repeat (a few words make up most feedback) and are short; what is longer is hashed each time, so that
-# the cache stays below about 4 MB whatever an attacker writes.
+# the cache stays at a few megabytes whatever an attacker writes.
 _CACHED_HASHES: Final = 16_384
 _CACHED_BYTES: Final = 64
 _DYNAMIC: Final = ("string", "bytes")
