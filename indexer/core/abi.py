@@ -24,7 +24,7 @@ Reader = Callable[[Sequence[bytes], bytes], Reading]  # (topics, data); raises M
 
 BAD_UTF8, NUL, HASH_MISMATCH, TRAILING_BYTES, DIRTY_PADDING, NONCANONICAL, HUGE = (1 << bit for bit in range(7))
 
-# What fits a PostgreSQL row comfortably and no official front end exceeds; a transaction on an L2 can carry megabytes.
+# Storing 100 kB on chain costs some 72M gas, so an honest text stays below; a log on an L2 can carry megabytes cheaply.
 HUGE_BYTES: Final = 65_536
 # Tags and keys repeat (a few words make up most feedback) and are short; what is longer is hashed each time, so that
 # the cache stays at a few megabytes whatever an attacker writes.
