@@ -118,14 +118,16 @@ class EmbeddedPostgres(Server):
     def _programs_of_cluster(self) -> Path:
         """Return programs of the cluster's major version: a data folder works with no other."""
         wanted = (self.cluster / "PG_VERSION").read_text().strip()
-        found = {self._major(folder): folder for folder in reversed(postgres_folders())}
-        if wanted not in found:
-            raise EmbeddedError(
-                f"{self.cluster} was made by PostgreSQL {wanted}, but only {', '.join(found)} is here: install"
-                f" PostgreSQL {wanted} (INDEXER_PG_BIN names its folder of programs), or move {self.folder} away and"
-                " index anew"
-            )
-        return found[wanted]
+        found = []
+        for folder in postgres_folders():
+            found.append(self._major(folder))
+            if found[-1] == wanted:
+                return folder
+        raise EmbeddedError(
+            f"{self.cluster} was made by PostgreSQL {wanted}, but only {', '.join(found)} is here: install"
+            f" PostgreSQL {wanted} (INDEXER_PG_BIN names its folder of programs), or move {self.folder} away and"
+            " index anew"
+        )
 
     def _major(self, folder: Path) -> str:
         text = run([folder / "postgres", "--version"], self.identity)
