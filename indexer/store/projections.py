@@ -1,0 +1,66 @@
+"""Typed rows → state: which projections run, in which order, over which scope. The statements are in sql/projections/."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+from uuid import UUID
+
+from indexer.store.database import Connection
+from indexer.store.queries import projection, queries
+
+# State that belongs to agents alone; cleared for the touched ones before their rows are applied again.
+STATE_TABLES: Final = ("agents", "agent_stats", "agent_clients", "agent_values", "agent_metadata", "agent_days")
+_CLEARED: Final = (*STATE_TABLES, "feedback", "validation_requests")
+# Each projection and the tables whose rows it reads; it runs when the batch has any of them.
+_STEPS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
+    ("agents", frozenset({"logs"})),
+    ("activity", frozenset({"logs"})),
+    ("identity", frozenset({"transfers", "uris", "metadata_writes", "approvals"})),
+    ("metadata", frozenset({"metadata_writes"})),
+    ("feedback", frozenset({"feedback"})),
+    ("standing", frozenset({"revocations"})),
+    ("last_feedback", frozenset({"revocations"})),
+    ("responses", frozenset({"feedback_responses"})),
+    ("validations", frozenset({"validation_requests", "validation_responses"})),
+    ("days", frozenset({"uris", "feedback", "revocations", "feedback_responses", "validation_requests"})),
+)
+_LAST_BLOCK: Final = 2**63 - 1
+
+
+async def extend(
+    connection: Connection, chain_id: int, from_block: int, to_block: int, tables: Collection[str]
+) -> None:
+    """Apply the typed rows of a range that lies above all that was applied before; `tables` are those with rows in it."""
+    await _apply(connection, (chain_id, from_block, to_block, None), frozenset(tables))
+
+
+async def mend(connection: Connection, chain_id: int, agents: Sequence[UUID]) -> None:
+    """Apply all rows of `agents` again. Their state must have been taken away with `clear` before rows were changed."""
+    everything = frozenset(table for _, tables in _STEPS for table in tables)
+    await _apply(connection, (chain_id, 0, _LAST_BLOCK, list(agents)), everything, totals_before=False)
+
+
+async def clear(connection: Connection, chain_id: int, agents: Sequence[UUID]) -> None:
+    """Take the agents' state away: their share of the chain's totals, their rows, the state columns of typed rows."""
+    await connection.execute(projection("totals"), chain_id, 0, _LAST_BLOCK, list(agents), -1)
+    for table in _CLEARED:
+        await connection.execute(queries()[f"clear_{table}"], list(agents))
+
+
+async def _apply(
+    connection: Connection,
+    scope: tuple[int, int, int, list[UUID] | None],
+    tables: frozenset[str],
+    *,
+    totals_before: bool = True,
+) -> None:
+    if totals_before:
+        await connection.execute(projection("totals"), *scope, -1)
+    opened = 0
+    for step, reads in _STEPS:
+        # An epoch that was opened takes rows out of the count, as revocations do.
+        if reads & tables or (opened and step in {"standing", "last_feedback"}):
+            result = await connection.fetchval(projection(step), *scope)
+            opened = opened or (step == "feedback" and result) or 0
+    await connection.execute(projection("totals"), *scope, 1)

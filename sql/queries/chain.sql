@@ -1,0 +1,58 @@
+-- name: writer_lock
+-- Marks this transaction as the chain's writer, so that a take-over can find and end one that was frozen.
+SELECT pg_advisory_xact_lock(8004, hashtext($1::bigint::text));
+
+-- name: lock_chain
+-- Writers take turns at this row; what it says holds until the transaction ends.
+SELECT checkpoint_block, checkpoint_hash, checkpoint_time, cursor, state FROM chains WHERE chain_id = $1 FOR UPDATE;
+
+-- name: lease_epoch
+-- Read after the lock: a take-over that committed meanwhile is seen.
+SELECT holder, epoch FROM leases WHERE chain_id = $1;
+
+-- name: upsert_chain
+INSERT INTO chains (chain_id, name, start_block, checkpoint_block, proof) VALUES ($1, $2, $3::bigint, $3::bigint - 1, $4)
+ON CONFLICT (chain_id) DO UPDATE SET name = excluded.name, proof = excluded.proof, updated_at = now()
+WHERE (chains.name, chains.proof) IS DISTINCT FROM (excluded.name, excluded.proof);
+
+-- name: ensure_head
+INSERT INTO heads (chain_id, max_lag_s, stall_after_s) VALUES ($1, $2, $3)
+ON CONFLICT (chain_id) DO UPDATE SET max_lag_s = excluded.max_lag_s, stall_after_s = excluded.stall_after_s;
+
+-- name: retire_registries
+UPDATE registries SET active = false WHERE chain_id = $1;
+
+-- name: upsert_registry
+INSERT INTO registries (chain_id, address, kind, identity, position, start_block) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (chain_id, address, kind) DO UPDATE SET
+    identity = excluded.identity, position = excluded.position, start_block = excluded.start_block, active = true;
+
+-- name: read_chain
+SELECT checkpoint_block, checkpoint_hash, checkpoint_time, state, halt_reason, start_block FROM chains WHERE chain_id = $1;
+
+-- name: held_blocks
+-- Oldest first.
+SELECT block_number, block_hash, parent_hash, block_timestamp FROM blocks WHERE chain_id = $1 ORDER BY block_number;
+
+-- name: observe_head
+-- A finalized block never goes down, whatever a node says.
+UPDATE heads SET
+    head_block = $2,
+    head_time = $3,
+    finalized_block = greatest(finalized_block, $4::bigint),
+    providers = $5,
+    heartbeat_at = clock_timestamp()
+WHERE chain_id = $1
+RETURNING finalized_block;
+
+-- name: heartbeat
+UPDATE heads SET heartbeat_at = clock_timestamp() WHERE chain_id = $1;
+
+-- name: set_warnings
+UPDATE heads SET warnings = $2 WHERE chain_id = $1;
+
+-- name: finalized_block
+SELECT finalized_block FROM heads WHERE chain_id = $1;
+
+-- name: halt_chain
+UPDATE chains SET state = 'halted', halt_reason = $2, updated_at = now() WHERE chain_id = $1;

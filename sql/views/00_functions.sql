@@ -1,0 +1,114 @@
+-- The text of bytes, or null where PostgreSQL text cannot hold them.
+CREATE OR REPLACE FUNCTION erc8004_data.utf8(raw bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    RETURN convert_from(raw, 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    RETURN NULL;
+END $$;
+
+-- The identity registry behind a configured contract; without one, the chain's first deployment.
+CREATE OR REPLACE FUNCTION erc8004_data.identity_of(chain bigint, contract text) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = erc8004_data, pg_temp AS $$
+    SELECT r.identity FROM registries r
+    WHERE r.chain_id = chain
+      AND (contract IS NULL OR r.address = decode(substr(lower(contract), 3), 'hex'))
+    ORDER BY r.active DESC, r.position, r.kind LIMIT 1
+$$;
+
+CREATE OR REPLACE FUNCTION erc8004_data.agent_key(chain bigint, identity bytea, agent numeric) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT md5('eip155:' || chain || ':0x' || encode(identity, 'hex') || ':' || trunc(agent))::uuid
+$$;
+
+-- getSummary of the reputation registry (ERC-8004 section on reputation): mean of the values at 18 decimals, truncated
+-- toward zero, then cut to the most frequent decimals (ties: the smallest), truncated again, cast to int128 unchecked.
+CREATE OR REPLACE FUNCTION erc8004.erc8004_summary(
+    chain_id bigint, agent_id numeric, clients text[] DEFAULT NULL, tag1 text DEFAULT '', tag2 text DEFAULT '',
+    registry text DEFAULT NULL,
+    OUT count numeric, OUT summary_value numeric, OUT summary_value_decimals integer)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    agent uuid := agent_key($1, identity_of($1, $6), $2);
+    wanted1 text := coalesce($4, '');
+    wanted2 text := coalesce($5, '');
+    contract bytea := decode(substr(lower($6), 3), 'hex');
+    total numeric;
+    shift constant numeric := 170141183460469231731687303715884105728;
+BEGIN
+    WITH chosen AS (
+        SELECT decode(substr(lower(u.client), 3), 'hex') AS client, count(*) AS times
+        FROM unnest($3) AS u (client) GROUP BY 1
+    ), by_decimals AS (
+        -- Over all clients without a tag filter the sums are kept (agent_values); else they are made here.
+        SELECT v.value_decimals AS decimals, sum(v.feedback) AS n, sum(v.value_sum) AS value_sum
+        FROM agent_values v
+        WHERE v.agent_uuid = agent AND coalesce(cardinality($3), 0) = 0 AND wanted1 = '' AND wanted2 = ''
+          AND v.feedback > 0
+          AND ($6 IS NULL OR v.registry = contract OR contract NOT IN (
+                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'reputation'))
+        GROUP BY v.value_decimals
+        UNION ALL
+        SELECT f.value_decimals, sum(coalesce(k.times, 1)), sum(f.value_raw * coalesce(k.times, 1))
+        FROM feedback f LEFT JOIN chosen k ON k.client = f.client
+        WHERE f.agent_uuid = agent AND f.standing = 0
+          AND NOT (coalesce(cardinality($3), 0) = 0 AND wanted1 = '' AND wanted2 = '')
+          AND (coalesce(cardinality($3), 0) = 0 OR f.client IN (SELECT c.client FROM chosen c))
+          AND (wanted1 = '' OR (f.tag1 = wanted1 AND f.tag1_raw IS NULL))
+          AND (wanted2 = '' OR (f.tag2 = wanted2 AND f.tag2_raw IS NULL))
+          AND ($6 IS NULL OR f.registry = contract OR contract NOT IN (
+                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'reputation'))
+        GROUP BY f.value_decimals
+    )
+    SELECT coalesce(sum(d.n), 0), sum(d.value_sum * ('1e' || 18 - d.decimals)::numeric),
+           (array_agg(d.decimals ORDER BY d.n DESC, d.decimals))[1]
+    INTO count, total, summary_value_decimals
+    FROM by_decimals d;
+    IF count = 0 THEN
+        summary_value := 0;
+        summary_value_decimals := 0;
+        RETURN;
+    END IF;
+    summary_value := div(div(total, count), ('1e' || 18 - summary_value_decimals)::numeric);
+    summary_value := mod(mod(summary_value + shift, 2 * shift) + 2 * shift, 2 * shift) - shift;
+END $$;
+
+-- getSummary of the validation registry: latest answers only, floor of the mean; a validator listed twice counts once.
+CREATE OR REPLACE FUNCTION erc8004.erc8004_validation_summary(
+    chain_id bigint, agent_id numeric, validators text[] DEFAULT NULL, tag text DEFAULT '', registry text DEFAULT NULL,
+    OUT count numeric, OUT average numeric)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+    SELECT count(*), coalesce(div(sum(q.response)::numeric, nullif(count(*), 0)), 0)
+    FROM validation_requests q
+    JOIN validation_responses r ON (r.chain_id, r.block_number, r.log_index) = (q.chain_id, q.answer_block, q.answer_log)
+    WHERE q.agent_uuid = agent_key($1, identity_of($1, $5), $2)
+      AND (coalesce(cardinality($3), 0) = 0 OR q.validator IN (
+            SELECT decode(substr(lower(v), 3), 'hex') FROM unnest($3) v))
+      AND (coalesce($4, '') = '' OR (r.tag = $4 AND r.tag_raw IS NULL))
+      AND ($5 IS NULL AND q.registry = (
+               SELECT g.address FROM registries g
+               WHERE g.chain_id = $1 AND g.kind = 'validation' AND g.identity = identity_of($1, NULL)
+               ORDER BY g.active DESC, g.position LIMIT 1)
+           OR q.registry = decode(substr(lower($5), 3), 'hex')
+           OR decode(substr(lower($5), 3), 'hex') NOT IN (
+               SELECT g.address FROM registries g WHERE g.chain_id = $1 AND g.kind = 'validation'))
+$$;
+
+-- Owner, wallet and URI of an agent as of the end of a block; nulls where nothing was known by then.
+CREATE OR REPLACE FUNCTION erc8004.erc8004_agent_at(
+    chain_id bigint, agent_id numeric, block bigint, registry text DEFAULT NULL,
+    OUT owner_address text, OUT agent_wallet text, OUT token_uri text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+    WITH key AS MATERIALIZED (SELECT agent_key($1, identity_of($1, $4), $2) AS agent_uuid)
+    SELECT (SELECT '0x' || encode(t.to_address, 'hex') FROM transfers t, key k
+            WHERE t.agent_uuid = k.agent_uuid AND t.block_number <= $3
+            ORDER BY t.block_number DESC, t.log_index DESC LIMIT 1),
+           (SELECT CASE WHEN octet_length(m.value) = 20 THEN '0x' || encode(m.value, 'hex') END
+            FROM metadata_writes m, key k
+            WHERE m.agent_uuid = k.agent_uuid AND m.is_wallet AND m.applies AND m.block_number <= $3
+            ORDER BY m.block_number DESC, m.log_index DESC LIMIT 1),
+           (SELECT u.token_uri FROM uris u, key k
+            WHERE u.agent_uuid = k.agent_uuid AND u.applies AND u.block_number <= $3
+            ORDER BY u.block_number DESC, u.log_index DESC LIMIT 1)
+$$;
