@@ -172,18 +172,21 @@ def env_names(name: str) -> tuple[str, ...]:
 def _plain(value: object) -> str:
     match value:
         case None:
-            return "(unset)"
+            text = "(unset)"
         case bool():
-            return str(value).lower()
+            text = str(value).lower()
+        case float():
+            text = f"{value:g}"
         case SecretStr():
             url = value.get_secret_value()
-            return f"{urlsplit(url).scheme}://{host_of(url)}"
+            text = f"{urlsplit(url).scheme}://{host_of(url)}"
         case (str(), int()):
-            return f"{value[0]}:{value[1]}"
+            text = f"{value[0]}:{value[1]}"
         case tuple():
-            return ", ".join(host_of(url.get_secret_value()) for url in value)
+            text = ", ".join(host_of(url.get_secret_value()) for url in value)
         case _:
-            return str(value)
+            text = str(value)
+    return text
 
 
 def _addresses(deployment: Deployment) -> str:
