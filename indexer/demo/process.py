@@ -39,7 +39,7 @@ class AnvilProcess:
         if state is None:
             process, url = _launch(binary, port, options)
             return cls(url, fresh=True, _process=process, _kept=None)
-        kept = _KeptState.claim(state)
+        kept = _KeptState.claim(state.absolute())
         try:
             kept.stop_orphan()
             fresh, (process, url) = kept.launch(binary, port, options)
