@@ -1,6 +1,7 @@
 """The connection pool, and transactions that know our tables and speak our errors.
 
-Every statement runs inside an explicit transaction and none is prepared by name, so a pooler in any mode may stand between.
+Every statement runs inside an explicit transaction and none is prepared by name, so that a pooler in any mode may stand
+between.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _AWAY: Final = (
 
 
 def translate(error: Exception, host: str) -> IndexerError | None:
-    """Return our error for a driver's or a socket's, or None where it is neither: then it is a bug and shall be seen."""
+    """Return our error for a driver's or a socket's; None where it is neither: a bug, which shall be seen."""
     if isinstance(error, _REFUSED):
         return SettingsError(f"DATABASE_URL: the server at {host} refuses: {error}")
     if isinstance(error, _AWAY):
@@ -94,14 +95,15 @@ class Database:
         `snapshot` makes it repeatable read. Raises StoreUnavailable, or SettingsError for refused credentials.
         """
         try:
-            async with self._pool.acquire() as connection:
-                isolation = "repeatable_read" if snapshot else "read_committed"
-                async with connection.transaction(isolation=isolation):
-                    await connection.execute(
-                        f"SET LOCAL search_path = {SCHEMA}, pg_temp;"
-                        f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TRANSACTION_MS}"
-                    )
-                    yield connection
+            async with (
+                self._pool.acquire() as connection,
+                connection.transaction(isolation="repeatable_read" if snapshot else "read_committed"),
+            ):
+                await connection.execute(
+                    f"SET LOCAL search_path = {SCHEMA}, pg_temp;"
+                    f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TRANSACTION_MS}"
+                )
+                yield connection
         except Exception as error:
             if (ours := translate(error, self.host)) is not None:
                 raise ours from error
@@ -120,5 +122,5 @@ class Database:
             raise SettingsError(f"DATABASE_URL: the database at {self.host} is encoded in {encoding}; UTF8 is needed")
 
 
-async def _keep_as_it_is(_connection: Connection) -> None:
+async def _keep_as_it_is(_connection: object) -> None:
     """Transactions leave nothing behind that would have to be reset."""

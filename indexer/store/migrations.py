@@ -52,7 +52,7 @@ async def _apply_migrations(connection: Connection, applied: dict[str, str]) -> 
     known = {path.stem for path in files}
     if newer := sorted(name for name in applied if name != "views" and name not in known):
         raise SettingsError(
-            f"DATABASE_URL: the database was migrated by a newer version ({newer[-1]} is unknown here); upgrade this one"
+            f"DATABASE_URL: a newer version migrated this database ({newer[-1]} is unknown here); upgrade this one"
         )
     done = []
     for path in files:
@@ -102,7 +102,7 @@ DO $$ DECLARE item record; BEGIN
     END LOOP;
 END $$
 """
-# The role belongs to the whole server: another database, or another process, may make it first. Not being allowed to is fine.
+# The role belongs to the whole server: another process may make it first. Not being allowed to is fine.
 _READER: Final = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'erc8004_reader') THEN

@@ -1,4 +1,4 @@
-"""Typed rows → state: which projections run, in which order, over which scope. The statements are in sql/projections/."""
+"""Typed rows → state: which projections run, in which order, over which scope (statements in sql/projections/)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LAST_BLOCK: Final = 2**63 - 1
 async def extend(
     connection: Connection, chain_id: int, from_block: int, to_block: int, tables: Collection[str]
 ) -> None:
-    """Apply the typed rows of a range that lies above all that was applied before; `tables` are those with rows in it."""
+    """Apply the typed rows of a range above all that was applied before; `tables` are those with rows in it."""
     await _apply(connection, (chain_id, from_block, to_block, None), frozenset(tables))
 
 
@@ -57,10 +57,11 @@ async def _apply(
 ) -> None:
     if totals_before:
         await connection.execute(projection("totals"), *scope, -1)
-    opened = 0
+    wanted = set(tables)
     for step, reads in _STEPS:
-        # An epoch that was opened takes rows out of the count, as revocations do.
-        if reads & tables or (opened and step in {"standing", "last_feedback"}):
+        if reads & wanted:
             result = await connection.fetchval(projection(step), *scope)
-            opened = opened or (step == "feedback" and result) or 0
+            if step == "feedback" and result:
+                # An epoch that was opened takes rows out of the count, as revocations do.
+                wanted.add("revocations")
     await connection.execute(projection("totals"), *scope, 1)

@@ -15,6 +15,7 @@ CREATE TABLE chains (
     checkpoint_time  timestamptz,
     -- Last number given out in `changes`; taken under this row's lock, so it follows the order of commits.
     cursor           bigint NOT NULL DEFAULT 0,
+    announced_final  bigint NOT NULL DEFAULT -1,    -- the last block a `finalized` change was written for
     reorgs           bigint NOT NULL DEFAULT 0,
     proof            text NOT NULL DEFAULT 'logs',
     updated_at       timestamptz NOT NULL DEFAULT now()

@@ -28,7 +28,8 @@ UPDATE coverage SET to_block = $2 WHERE chain_id = $1 AND to_block > $2;
 
 -- name: advance_checkpoint
 UPDATE chains SET
-    checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, state = $5, cursor = $6, updated_at = now()
+    checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, state = $5, cursor = $6,
+    announced_final = greatest(announced_final, $7::bigint), updated_at = now()
 WHERE chain_id = $1;
 
 -- name: count_undecodable
@@ -50,9 +51,6 @@ SELECT count(*) FROM added;
 -- name: announce
 -- A single change: `refresh` of a backfilled range, or `finalized`.
 INSERT INTO changes (chain_id, cursor, kind, from_block, block_number, block_hash) VALUES ($1, $2, $3, $4, $5, $6);
-
--- name: announced_finalized
-SELECT max(block_number) FROM changes WHERE chain_id = $1 AND kind = 'finalized';
 
 -- name: notify
 SELECT pg_notify('erc8004_changes', $1::text);

@@ -1,0 +1,234 @@
+"""The commit: a batch, or a rollback, in one transaction behind the lease's fence. All of it is visible, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from indexer.core.rows import COLUMNS, TYPED_TABLES, Rows
+from indexer.core.types import Batch, BlockRef
+from indexer.errors import LeaseLost, Retryable
+from indexer.store import projections
+from indexer.store.database import SCHEMA, Connection, Database
+from indexer.store.leases import Lease
+from indexer.store.queries import queries
+
+State = Literal["backfilling", "live"]
+_NOTHING: Final = b""
+
+
+class CheckpointMoved(Retryable):
+    """The chain's checkpoint is not where this batch begins: read it again and go on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a batch added."""
+
+    logs: int
+    undecodable: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback took back."""
+
+    logs: int
+    agents: int
+    cursor: int
+
+
+@dataclass(slots=True)
+class _Position:
+    """The locked checkpoint, and the cursor as it rises during the transaction."""
+
+    checkpoint_block: int
+    checkpoint_hash: bytes | None
+    cursor: int
+    announced_final: int
+
+
+class Writer:
+    """Writes one chain, for as long as its lease holds."""
+
+    def __init__(self, database: Database, lease: Lease, addresses: Sequence[bytes], proof: str) -> None:
+        self._database = database
+        self._lease = lease
+        self._chain_id = lease.chain_id
+        self._addresses = list(addresses)
+        self._proof = proof
+
+    async def commit(
+        self,
+        batch: Batch,
+        rows: Rows,
+        *,
+        parent: bytes | None,
+        state: State,
+        announce: bool,
+        finalized: int | None,
+    ) -> Committed:
+        """Append a batch that begins right above the checkpoint, whose hash the caller believes to be `parent`.
+
+        `announce` puts a change for each log into the feed; else the publisher is told of the range alone. Raises
+        LeaseLost, CheckpointMoved or StoreUnavailable; then nothing of the batch is there.
+        """
+        async with self._fenced() as (connection, at):
+            if at.checkpoint_block != batch.range.from_block - 1 or (at.checkpoint_hash or parent) != parent:
+                raise CheckpointMoved(
+                    f"chain {self._chain_id}: the batch begins at block {batch.range.from_block}, "
+                    f"the checkpoint is at {at.checkpoint_block}"
+                )
+            if batch.logs:
+                await self._insert(connection, batch, rows)
+                await self._announce(connection, at, batch, each=announce)
+            await self._keep_headers(connection, batch.blocks, finalized)
+            await self._cover(connection, batch)
+            await self._announce_final(connection, at, batch, finalized if announce else None)
+            await self._advance(connection, at, batch.blocks[-1], state)
+        return Committed(len(batch.logs), rows.undecodable, at.cursor)
+
+    async def rollback(self, ancestor: BlockRef) -> RolledBack:
+        """Take back every block above `ancestor`; its agents' remaining rows are applied again.
+
+        Doing it twice changes nothing. Raises LeaseLost or StoreUnavailable; then nothing was taken back.
+        """
+        async with self._fenced() as (connection, at):
+            if at.checkpoint_block <= ancestor.number:
+                return RolledBack(0, 0, at.cursor)
+            agents: list[UUID] = (
+                await connection.fetchval(queries()["touched_agents"], self._chain_id, ancestor.number) or []
+            )
+            await projections.clear(connection, self._chain_id, agents)
+            for table in TYPED_TABLES:
+                await connection.execute(queries()[f"delete_{table}"], self._chain_id, ancestor.number)
+            taken = await connection.fetchrow(queries()["archive_logs"], self._chain_id, ancestor.number, at.cursor)
+            assert taken is not None
+            at.cursor += taken["logs"]
+            await projections.mend(connection, self._chain_id, agents)
+            await self._rewind(connection, at, ancestor, taken["undecodable"])
+        return RolledBack(taken["logs"], len(agents), at.cursor)
+
+    async def halt(self, reason: str) -> None:
+        """Mark the chain as halted; `reason` is for the operator."""
+        async with self._fenced() as (connection, _):
+            await connection.execute(queries()["halt_chain"], self._chain_id, reason)
+
+    @asynccontextmanager
+    async def _fenced(self) -> AsyncIterator[tuple[Connection, _Position]]:
+        """Lock the checkpoint and prove that the lease is still ours; raises LeaseLost where it is not."""
+        async with self._database.transaction() as connection:
+            await connection.execute(queries()["writer_lock"], self._chain_id)
+            chain = await connection.fetchrow(queries()["lock_chain"], self._chain_id)
+            lease = await connection.fetchrow(queries()["lease_epoch"], self._chain_id)
+            if (
+                chain is None
+                or lease is None
+                or (lease["holder"], lease["epoch"])
+                != (
+                    self._lease.holder,
+                    self._lease.epoch,
+                )
+            ):
+                raise LeaseLost(f"chain {self._chain_id} is written by another instance now")
+            yield (
+                connection,
+                _Position(
+                    chain["checkpoint_block"], chain["checkpoint_hash"], chain["cursor"], chain["announced_final"]
+                ),
+            )
+
+    async def _insert(self, connection: Connection, batch: Batch, rows: Rows) -> None:
+        filled = [table for table in COLUMNS if rows[table]]
+        for table in filled:
+            await copy_rows(connection, table, rows)
+        if rows.undecodable:
+            await connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
+        await projections.extend(connection, self._chain_id, batch.range.from_block, batch.range.to_block, filled)
+
+    async def _announce(self, connection: Connection, at: _Position, batch: Batch, *, each: bool) -> None:
+        first, last = batch.range.from_block, batch.range.to_block
+        if each:
+            at.cursor += await connection.fetchval(queries()["announce_logs"], self._chain_id, first, last, at.cursor)
+        else:
+            await self._announce_one(connection, at, "refresh", first, batch.blocks[-1])
+
+    async def _announce_final(self, connection: Connection, at: _Position, batch: Batch, finalized: int | None) -> None:
+        """Tell consumers once that everything up to a block cannot be taken back any more."""
+        if finalized is None:
+            return
+        block = min(finalized, batch.range.to_block)
+        if block > at.announced_final:
+            at.announced_final = block
+            await self._announce_one(connection, at, "finalized", block, BlockRef(block, _NOTHING, _NOTHING, 0))
+
+    async def _announce_one(
+        self, connection: Connection, at: _Position, kind: str, from_block: int, block: BlockRef
+    ) -> None:
+        at.cursor += 1
+        await connection.execute(
+            queries()["announce"], self._chain_id, at.cursor, kind, from_block, block.number, block.hash or None
+        )
+
+    async def _keep_headers(self, connection: Connection, blocks: Sequence[BlockRef], finalized: int | None) -> None:
+        """Keep the headers that may still change, and the last one: it is the checkpoint."""
+        kept = [block for block in blocks[:-1] if finalized is None or block.number >= finalized] + [blocks[-1]]
+        await connection.execute(
+            queries()["insert_blocks"],
+            self._chain_id,
+            [block.number for block in kept],
+            [block.hash for block in kept],
+            [block.parent_hash for block in kept],
+            [_time(block) for block in kept],
+        )
+        if finalized is not None:
+            await connection.execute(queries()["prune_blocks"], self._chain_id, finalized)
+
+    async def _cover(self, connection: Connection, batch: Batch) -> None:
+        bounds = (self._chain_id, batch.range.from_block, batch.range.to_block)
+        rows = await connection.fetch(queries()["extend_coverage"], *bounds, self._addresses, self._proof)
+        extended = {row["address"] for row in rows}
+        if new := [address for address in self._addresses if address not in extended]:
+            await connection.execute(queries()["add_coverage"], *bounds, new, self._proof)
+
+    async def _advance(self, connection: Connection, at: _Position, last: BlockRef, state: State) -> None:
+        await connection.execute(
+            queries()["advance_checkpoint"],
+            self._chain_id,
+            last.number,
+            last.hash,
+            _time(last),
+            state,
+            at.cursor,
+            at.announced_final,
+        )
+        await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
+
+    async def _rewind(self, connection: Connection, at: _Position, ancestor: BlockRef, undecodable: int) -> None:
+        if undecodable:
+            await connection.execute(queries()["count_undecodable"], self._chain_id, -undecodable)
+        for statement in ("delete_blocks", "cut_coverage", "trim_coverage"):
+            await connection.execute(queries()[statement], self._chain_id, ancestor.number)
+        await connection.execute(
+            queries()["rewind_checkpoint"],
+            self._chain_id,
+            ancestor.number,
+            ancestor.hash or None,
+            _time(ancestor) if ancestor.hash else None,
+            at.cursor,
+        )
+        await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
+
+
+async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str | None = SCHEMA) -> None:
+    """COPY the rows of one table in binary."""
+    await connection.copy_records_to_table(table, records=rows[table], columns=COLUMNS[table], schema_name=schema)
+
+
+def _time(block: BlockRef) -> datetime:
+    return datetime.fromtimestamp(block.timestamp, UTC)
