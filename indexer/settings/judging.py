@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Final
 
@@ -14,9 +14,9 @@ from indexer.settings.rules import HIDDEN, IN_LIST
 _SECRET_KEYS: Final = frozenset({"database_url", "valkey_url", "rpc"})
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Collection[str]) -> str:
     """Return the end of a message about an unknown name: the nearest one, or else all that are allowed."""
-    near = get_close_matches(name, list(names), n=1)
+    near = [one for one in names if name.endswith(f"_{one}")] or get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(sorted(names))}"
 
 
