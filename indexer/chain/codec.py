@@ -1,0 +1,174 @@
+"""JSON of a node ⇄ core values. Checked once, here; typed from here on.
+
+Answers are decoded from bytes straight into structs (10,000 logs in about 15 ms), then hex becomes
+bytes. Anything malformed is a ValueError or msgspec.ValidationError for the caller to translate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from indexer.core.types import BlockRef, RawLog
+
+HASH_DIGITS: Final = 66  # 0x and 32 bytes
+ADDRESS_DIGITS: Final = 42  # 0x and 20 bytes
+MAX_TOPICS: Final = 4  # LOG0 to LOG4
+
+
+class LogJson(msgspec.Struct):
+    """One log as nodes answer it; `blockTimestamp` is sent by newer ones only."""
+
+    address: str
+    topics: list[str]
+    data: str
+    blockNumber: str  # noqa: N815 - the name on the wire, as all below
+    blockHash: str  # noqa: N815
+    transactionHash: str  # noqa: N815
+    transactionIndex: str  # noqa: N815
+    logIndex: str  # noqa: N815
+    blockTimestamp: str | None = None  # noqa: N815
+    removed: bool = False
+
+
+class ReceiptJson(msgspec.Struct):
+    """The logs of one transaction."""
+
+    logs: list[LogJson]
+
+
+class HeaderJson(msgspec.Struct):
+    """What of a header is looked at: identity here, all fields of the hash in `HeaderFields`."""
+
+    number: str
+    hash: str
+    parentHash: str  # noqa: N815
+    timestamp: str
+    logsBloom: str | None = None  # noqa: N815
+    sha3Uncles: str | None = None  # noqa: N815
+    miner: str | None = None
+    stateRoot: str | None = None  # noqa: N815
+    transactionsRoot: str | None = None  # noqa: N815
+    receiptsRoot: str | None = None  # noqa: N815
+    difficulty: str | None = None
+    gasLimit: str | None = None  # noqa: N815
+    gasUsed: str | None = None  # noqa: N815
+    extraData: str | None = None  # noqa: N815
+    mixHash: str | None = None  # noqa: N815
+    nonce: str | None = None
+    baseFeePerGas: str | None = None  # noqa: N815
+    withdrawalsRoot: str | None = None  # noqa: N815
+    blobGasUsed: str | None = None  # noqa: N815
+    excessBlobGas: str | None = None  # noqa: N815
+    parentBeaconBlockRoot: str | None = None  # noqa: N815
+    requestsHash: str | None = None  # noqa: N815
+    blockAccessListHash: str | None = None  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header in hand: its place in the chain, its bloom where the node sends one, its fields for the proof."""
+
+    ref: BlockRef
+    bloom: bytes | None
+    fields: dict[str, str | None]
+
+
+class ErrorJson(msgspec.Struct):
+    """A JSON-RPC error object; `data` is anything."""
+
+    code: int | None = None
+    message: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class Envelope(msgspec.Struct):
+    """One JSON-RPC answer, its result still undecoded; an empty `result` means that there was none."""
+
+    id: int | str | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: ErrorJson | str | None = None
+
+
+ENVELOPES: Final = msgspec.json.Decoder(list[Envelope] | Envelope)
+QUANTITY: Final = msgspec.json.Decoder(str)
+ANY_JSON: Final = msgspec.json.Decoder(Any)
+HEADER: Final = msgspec.json.Decoder(HeaderJson | None)
+LOGS: Final = msgspec.json.Decoder(list[LogJson] | None)
+RECEIPTS: Final = msgspec.json.Decoder(list[ReceiptJson] | None)
+
+
+def quantity(text: str) -> int:
+    """Decode an integer as JSON-RPC writes it, `0x…`. Raises ValueError."""
+    if not text.startswith("0x"):
+        raise ValueError("not a hex quantity")
+    return int(text, 16)
+
+
+def hexed(value: bytes) -> str:
+    """Encode bytes as `0x…`."""
+    return "0x" + value.hex()
+
+
+def sized(text: str, digits: int) -> bytes:
+    """Decode `0x…` of exactly `digits` characters. Raises ValueError."""
+    if len(text) != digits or text[:2] != "0x":
+        raise ValueError(f"expected {digits // 2 - 1} bytes of hex")
+    return bytes.fromhex(text[2:])
+
+
+def octets(text: str) -> bytes:
+    """Decode `0x…` of any length. Raises ValueError."""
+    if text[:2] != "0x":
+        raise ValueError("not hex")
+    return bytes.fromhex(text[2:])
+
+
+def header(item: HeaderJson) -> Header:
+    """Turn a node's header into ours. Raises ValueError."""
+    ref = BlockRef(
+        number=quantity(item.number),
+        hash=sized(item.hash, HASH_DIGITS),
+        parent_hash=sized(item.parentHash, HASH_DIGITS),
+        timestamp=quantity(item.timestamp),
+    )
+    bloom = None if item.logsBloom is None else octets(item.logsBloom)
+    return Header(ref, bloom, msgspec.structs.asdict(item))
+
+
+class _Seen(dict[tuple[str, int], bytes]):
+    """Hex decoded once an answer: addresses, hashes and topics repeat from log to log."""
+
+    def __missing__(self, key: tuple[str, int]) -> bytes:
+        value = self[key] = sized(*key)
+        return value
+
+
+def raw_logs(items: list[LogJson]) -> list[RawLog]:
+    """Turn a node's logs into ours, in the node's order; `timestamp` is 0 where the node sends none.
+
+    Raises ValueError on anything malformed, pending logs (without a block) included.
+    """
+    seen = _Seen()
+    return [_raw_log(item, seen) for item in items]
+
+
+def _raw_log(item: LogJson, seen: _Seen) -> RawLog:
+    if len(item.topics) > MAX_TOPICS:
+        raise ValueError(f"a log with {len(item.topics)} topics")
+    data = item.data
+    if data[:2] != "0x":
+        raise ValueError("log data is not hex")
+    return RawLog(
+        int(item.blockNumber, 16),
+        int(item.logIndex, 16),
+        seen[item.blockHash, HASH_DIGITS],
+        seen[item.transactionHash, HASH_DIGITS],
+        int(item.transactionIndex, 16),
+        seen[item.address, ADDRESS_DIGITS],
+        tuple([seen[topic, HASH_DIGITS] for topic in item.topics]),
+        bytes.fromhex(data[2:]),
+        int(item.blockTimestamp, 16) if item.blockTimestamp else 0,
+    )
