@@ -25,6 +25,8 @@ EVENTS: Final = frozenset(
         "database_lost",
         "database_recovered",
         "embedded_adopted",
+        "embedded_restart_failed",
+        "embedded_restarted",
         "embedded_started",
         "embedded_stopped",
         "finality_regressed",
