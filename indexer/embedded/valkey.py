@@ -9,11 +9,11 @@ import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from indexer.embedded.process import EmbeddedError
+from indexer.embedded.process import EmbeddedError, finish
 from indexer.embedded.programs import valkey_program
 from indexer.embedded.server import Server, use
 
@@ -73,6 +73,12 @@ class EmbeddedValkey(Server):
         except (OSError, ValueError):
             return None
 
+    async def stop(self) -> None:
+        """Stop, and take away the folder of a socket that is not in ours."""
+        await super().stop()
+        if self.socket.parent != self.folder and not self.alive():
+            await finish(self._remove_private_folder)
+
     def url(self) -> str:
         """Return the address of database 0."""
         return f"unix://{quote(str(self.socket))}?db=0"
@@ -80,6 +86,11 @@ class EmbeddedValkey(Server):
     @property
     def _pid_file(self) -> Path:
         return self.folder / "valkey.pid"
+
+    def _remove_private_folder(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.socket.parent.rmdir()
 
     def _settle_socket(self) -> Path:
         """Keep the path of a server that runs: it was settled by a process whose TMPDIR may differ from ours."""

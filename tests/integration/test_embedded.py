@@ -347,20 +347,21 @@ async def test_a_long_path_has_its_socket_in_a_private_folder(tmp_path: Path) ->
 
         assert len(str(path)) < 100
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.parent.exists()
 
 
 async def test_a_private_folder_that_others_may_open_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     deep = tmp_path / ("x" * 120)
     async with valkey(deep) as url:
         private = Path(url.removeprefix("unix://").removesuffix("?db=0")).parent
-    monkeypatch.setattr(tempfile, "tempdir", str(private.parent))
-    private.chmod(0o755)
+    private.mkdir(0o755)
 
     with pytest.raises(EmbeddedError, match=f"{private} is not a folder of ours alone"):
         async with valkey(deep):
             pass
+    private.rmdir()
 
 
 async def test_postgres_takes_no_wrong_password(data_dir: Path) -> None:
