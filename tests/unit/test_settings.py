@@ -381,7 +381,7 @@ def test_settings_print_no_secret() -> None:
     [
         ("https://base.example:443/v2/key?x=y", "base.example"),
         ("wss://user:key@h.example", "h.example"),
-        ("redis://:pass/word@h", "***"),
+        ("redis://pass/word@h", "***"),
         ("https://[broken", "***"),
         ("unix:///run/v.sock", "***"),
         ("key", "***"),
