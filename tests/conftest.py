@@ -150,6 +150,13 @@ async def database_url(postgres_url: str, template_database: str) -> AsyncIterat
 
 
 @pytest.fixture
+async def another_database_url(postgres_url: str, template_database: str) -> AsyncIterator[str]:
+    """Yield a second one, for tests that compare two databases."""
+    async with _fresh_database(postgres_url, template_database) as url:
+        yield url
+
+
+@pytest.fixture
 async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
     """Yield the DSN of a database of the test's own that nobody migrated."""
     async with _fresh_database(postgres_url, "template0") as url:

@@ -1,0 +1,69 @@
+"""What must always hold: the tables are a function of the canonical logs, whatever happened on the way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from random import Random
+
+import pytest
+from ledger import Ledger
+from simulator.chain import SimChain
+from workload import Workload
+
+from indexer.store.database import Database
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, size=2)
+    yield database
+    await database.close()
+
+
+def history(seed: int, blocks: int = 40) -> tuple[SimChain, Workload]:
+    workload = Workload(seed)
+    chain = SimChain(seed=seed)
+    for _ in range(blocks):
+        chain.mine(workload.block())
+    return chain, workload
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_split_gives_the_same_rows(database_url: str, another_database_url: str, seed: int) -> None:
+    chain, _ = history(seed)
+    sizes = [Random(seed).randrange(1, 9) for _ in range(20)]
+
+    tables = []
+    for url, split in ((database_url, ()), (another_database_url, sizes)):
+        database = await Database.open(url, size=2)
+        ledger = await Ledger.open(database)
+        await ledger.index(chain, split)
+        tables.append(await ledger.tables())
+        await database.close()
+
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_reorgs_leave_no_trace(database_url: str, another_database_url: str, seed: int) -> None:
+    chain, workload = history(seed)
+    random = Random(seed)
+    database = await Database.open(database_url, size=2)
+    ledger = await Ledger.open(database)
+    await ledger.index(chain, (5,))
+
+    for _ in range(6):
+        depth = random.randrange(1, 40)
+        ancestor = chain.reorg(depth, [workload.block() for _ in range(depth + random.randrange(3))])
+        await ledger.rollback(ancestor)
+        await ledger.index(chain, (random.randrange(1, 6),), announce=True)
+    tables = await ledger.tables()
+    await database.close()
+
+    clean = await Database.open(another_database_url, size=2)
+    straight = await Ledger.open(clean)
+    await straight.index(chain)
+    expected = await straight.tables()
+    await clean.close()
+    assert {name: len(rows) for name, rows in tables.items()} == {name: len(rows) for name, rows in expected.items()}
+    assert tables == expected
