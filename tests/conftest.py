@@ -135,7 +135,9 @@ def template_database(postgres_url: str, servers: Path) -> str:
 @asynccontextmanager
 async def _fresh_database(url: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    await _execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    # Without fsync copying files beats writing each page to the log: half the time.
+    strategy = "WAL_LOG" if "TEST_DATABASE_URL" in os.environ else "FILE_COPY"
+    await _execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
     try:
         yield _with_database(url, name)
     finally:
