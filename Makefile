@@ -1,0 +1,44 @@
+# Needs GNU make 3.81 or newer and Python 3.11 or newer; works in any folder, as root or not.
+# All that is installed lies in .venv and .tools. PYTHON=python3.12 picks a Python.
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := indexer tests
+
+# Tests and benchmarks start their own servers: they must never meet the ones of the shell they are called from.
+ALONE := env -u DATABASE_URL -u VALKEY_URL -u REDIS_URL -u ERC8004_CONFIG -u ERC8004_DATA_DIR
+ANVIL := import pathlib, sys; from indexer.demo.anvil import ensure_anvil; sys.tracebacklimit = 0; ensure_anvil(pathlib.Path())
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fmt bench contracts clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+
+demo:  ## index a local chain with live traffic; ends by itself with ARGS="--until head --json"
+	@.ci/venv
+	@$(BIN)/erc8004-indexer demo $(ARGS)
+
+test:  ## all checks: format, lint, types, import direction, tests with coverage
+	@.ci/venv dev
+	@$(BIN)/python -c '$(ANVIL)'
+	@$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "error: not in the project's format; run make fmt" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache
+	@$(ALONE) $(BIN)/pytest -q -n 2 --cov
+
+fmt:  ## put every file into the project's format
+	@.ci/venv dev
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+bench:  ## measure decoding and committing on this machine: a JSON line each
+	@.ci/venv dev
+	@$(ALONE) $(BIN)/python -m tests.bench $(ARGS)
+
+contracts:  ## compile tests/contracts into indexer/demo/artifacts (needs npm; the result is committed)
+	npm install --prefix .tools --no-audit --no-fund --ignore-scripts solc@0.8.37
+	NODE_PATH=.tools/node_modules node tests/contracts/compile.cjs
+
+clean:  ## remove all that make installed and the caches
+	rm -rf .venv .tools build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
