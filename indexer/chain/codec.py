@@ -18,7 +18,7 @@ ADDRESS_DIGITS: Final = 42  # 0x and 20 bytes
 MAX_TOPICS: Final = 4  # LOG0 to LOG4
 
 
-class LogJson(msgspec.Struct):
+class LogJson(msgspec.Struct, gc=False):
     """One log as nodes answer it; `blockTimestamp` is sent by newer ones only."""
 
     address: str
@@ -138,37 +138,39 @@ def header(item: HeaderJson) -> Header:
     return Header(ref, bloom, msgspec.structs.asdict(item))
 
 
-class _Seen(dict[tuple[str, int], bytes]):
+class _Seen(dict[str, bytes]):
     """Hex decoded once an answer: addresses, hashes and topics repeat from log to log."""
 
-    def __missing__(self, key: tuple[str, int]) -> bytes:
-        value = self[key] = sized(*key)
+    def __missing__(self, text: str) -> bytes:
+        value = self[text] = octets(text)
         return value
 
 
 def raw_logs(items: list[LogJson]) -> list[RawLog]:
     """Turn a node's logs into ours, in the node's order; `timestamp` is 0 where the node sends none.
 
-    Raises ValueError on anything malformed, pending logs (without a block) included.
+    Raises ValueError on anything malformed.
     """
     seen = _Seen()
     return [_raw_log(item, seen) for item in items]
 
 
 def _raw_log(item: LogJson, seen: _Seen) -> RawLog:
-    if len(item.topics) > MAX_TOPICS:
-        raise ValueError(f"a log with {len(item.topics)} topics")
-    data = item.data
-    if data[:2] != "0x":
-        raise ValueError("log data is not hex")
-    return RawLog(
+    topics, data, time = item.topics, item.data, item.blockTimestamp
+    log = RawLog(
         int(item.blockNumber, 16),
         int(item.logIndex, 16),
-        seen[item.blockHash, HASH_DIGITS],
-        seen[item.transactionHash, HASH_DIGITS],
+        seen[item.blockHash],
+        seen[item.transactionHash],
         int(item.transactionIndex, 16),
-        seen[item.address, ADDRESS_DIGITS],
-        tuple([seen[topic, HASH_DIGITS] for topic in item.topics]),
+        seen[item.address],
+        tuple([seen[topic] for topic in topics]),
         bytes.fromhex(data[2:]),
-        int(item.blockTimestamp, 16) if item.blockTimestamp else 0,
+        int(time, 16) if time else 0,
     )
+    lengths = [len(item.blockHash), len(item.transactionHash), *map(len, topics)]
+    if lengths.count(HASH_DIGITS) != len(lengths) or len(item.address) != ADDRESS_DIGITS:
+        raise ValueError("a hash or an address of a wrong length")
+    if len(topics) > MAX_TOPICS or data[:2] != "0x":
+        raise ValueError("too many topics, or data that is not hex")
+    return log

@@ -89,16 +89,18 @@ class Provider:
 
         A refusal of one call is its result; raises ProviderError only where nothing usable came back.
         """
-        size = min(self.batch_size, len(calls))
-        try:
-            return await self._in_chunks(calls, size)
-        except BatchLimit:
-            smaller = max(1, size // 4)
-            if size == 1:
-                raise
-        results = await self._in_chunks(calls, smaller)
-        self.batch_size = smaller  # remembered only now that it worked
-        return results
+        size = min(self.batch_size, max(1, len(calls)))
+        while True:
+            try:
+                results = await self._in_chunks(calls, size)
+            except BatchLimit:
+                if size == 1:
+                    raise
+                size = max(1, size // 4)
+                continue
+            if size < len(calls):
+                self.batch_size = size  # remembered only now that it worked
+            return results
 
     async def _in_chunks(self, calls: Sequence[Call[T]], size: int) -> list[T | ProviderError]:
         chunks = [calls[start : start + size] for start in range(0, len(calls), size)]

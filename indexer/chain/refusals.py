@@ -191,7 +191,6 @@ RANGE_TEXTS: Final = (
     _row(rf"up to a {_N} block range", _count),  # Alchemy free, Aurora
     _row(rf"maximum \[from, to\] blocks distance: {_N}", _count),  # Ankr TAC
     _row(rf"block range is too wide \(maximum {_N}", _count),  # Moonriver
-    _row(r"block range is too wide", _fixed(3000)),  # Ankr
     _row(rf"exceeds the range allowed for your plan \(\d+ > {_N}", _count),  # Blast paid
     _row(rf"requested too many blocks from \d+ to \d+, maximum is set to {_N}", _one_less),  # Avalanche
     _row(rf"max range: {_N}", _one_less),  # Cloudflare
@@ -208,11 +207,12 @@ RANGE_TEXTS: Final = (
     _row(rf"block range is larger than max block range.*max block range = {_N}", _count),  # Morph
     _row(rf"ranges over {_N} blocks are not supported", _count),  # dRPC free
     _row(rf"range \d+ exceeds limit of {_N}", _count),  # Infura 2026
+    _row(rf"limited to (?:a |an )?{_N}(?!\w* (?:request|call|result|log))", _count),  # QuickNode, 1RPC, Blast, BlockPI
     _row(r"block range limit exceeded", _fixed(10_000, 100)),  # Chainstack
+    _row(r"block range is too wide", _fixed(3000)),  # Ankr
     _row(r"block range is too large"),  # Optimism, Base
     _row(r"block range too large", _fixed(2000)),  # Base, Monad
     _row(r"allowed block range threshold exceeded|exceeded max allowed|range threshold exceeded"),  # Valtitude, eRPC
-    _row(rf"limited to (?:a |an )?{_N}(?!\w* (?:request|call|result|log))", _count),  # QuickNode, 1RPC, Blast, BlockPI
     _row(r"exceeds? (?:the )?max(?:imum)? block range|block range (?:is )?too (?:wide|big|long)"),
 )
 
