@@ -90,7 +90,7 @@ class Writer:
             await self._keep_headers(connection, batch.blocks, finalized)
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
-            await self._advance(connection, at, batch.blocks[-1], state)
+            await self._advance(connection, at, batch.blocks[-1], state, finalized)
         return Committed(len(batch.logs), rows.undecodable, at.cursor)
 
     async def rollback(self, ancestor: BlockRef) -> RolledBack:
@@ -196,7 +196,9 @@ class Writer:
         if new := [address for address in self._addresses if address not in extended]:
             await connection.execute(queries()["add_coverage"], *bounds, new, self._proof)
 
-    async def _advance(self, connection: Connection, at: _Position, last: BlockRef, state: State) -> None:
+    async def _advance(
+        self, connection: Connection, at: _Position, last: BlockRef, state: State, finalized: int | None
+    ) -> None:
         await connection.execute(
             queries()["advance_checkpoint"],
             self._chain_id,
@@ -206,6 +208,7 @@ class Writer:
             state,
             at.cursor,
             at.announced_final,
+            -1 if finalized is None else min(finalized, last.number),
         )
         await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
 

@@ -15,11 +15,17 @@ CREATE TABLE chains (
     checkpoint_time  timestamptz,
     -- Last number given out in `changes`; taken under this row's lock, so it follows the order of commits.
     cursor           bigint NOT NULL DEFAULT 0,
+    -- What was final when the held headers last proved to be on the chain: a change at or below it breaks finality.
+    proven_final     bigint NOT NULL DEFAULT -1,
     announced_final  bigint NOT NULL DEFAULT -1,    -- the last block a `finalized` change was written for
     reorgs           bigint NOT NULL DEFAULT 0,
     proof            text NOT NULL DEFAULT 'logs',
     updated_at       timestamptz NOT NULL DEFAULT now()
 );
+
+-- Which database this is, so that a copy of its content elsewhere can tell whether it is of this one. A single row.
+CREATE TABLE database_identity (id uuid NOT NULL);
+INSERT INTO database_identity (id) VALUES (gen_random_uuid());
 
 -- What the nodes say, written at every poll: apart from `chains`, so that a long write does not look like a dead daemon.
 CREATE TABLE heads (

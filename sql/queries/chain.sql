@@ -28,7 +28,7 @@ ON CONFLICT (chain_id, address, kind) DO UPDATE SET
     identity = excluded.identity, position = excluded.position, start_block = excluded.start_block, active = true;
 
 -- name: read_chain
-SELECT checkpoint_block, checkpoint_hash, checkpoint_time, state, halt_reason, start_block FROM chains WHERE chain_id = $1;
+SELECT checkpoint_block, checkpoint_hash, state, halt_reason, start_block, proven_final FROM chains WHERE chain_id = $1;
 
 -- name: held_blocks
 -- Oldest first.
@@ -45,14 +45,8 @@ UPDATE heads SET
 WHERE chain_id = $1
 RETURNING finalized_block;
 
--- name: heartbeat
-UPDATE heads SET heartbeat_at = clock_timestamp() WHERE chain_id = $1;
-
 -- name: set_warnings
 UPDATE heads SET warnings = $2 WHERE chain_id = $1;
-
--- name: finalized_block
-SELECT finalized_block FROM heads WHERE chain_id = $1;
 
 -- name: halt_chain
 UPDATE chains SET state = 'halted', halt_reason = $2, updated_at = now() WHERE chain_id = $1;

@@ -29,7 +29,7 @@ UPDATE coverage SET to_block = $2 WHERE chain_id = $1 AND to_block > $2;
 -- name: advance_checkpoint
 UPDATE chains SET
     checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, state = $5, cursor = $6,
-    announced_final = greatest(announced_final, $7::bigint), updated_at = now()
+    announced_final = $7, proven_final = greatest(proven_final, $8::bigint), updated_at = now()
 WHERE chain_id = $1;
 
 -- name: count_undecodable
@@ -56,6 +56,4 @@ INSERT INTO changes (chain_id, cursor, kind, from_block, block_number, block_has
 SELECT pg_notify('erc8004_changes', $1::text);
 
 -- name: prune_changes
--- Only what the publisher of this database has read may go; without one ($3 null) age alone decides.
-DELETE FROM changes
-WHERE chain_id = $1 AND committed_at < now() - make_interval(secs => $2) AND ($3::bigint IS NULL OR cursor <= $3);
+DELETE FROM changes WHERE committed_at < now() - make_interval(secs => $1);

@@ -37,7 +37,7 @@ GROUP BY d.chain_id, c.name, d.day;
 CREATE VIEW erc8004.v_erc8004_indexer_status AS
 SELECT c.chain_id, c.name AS chain,
        CASE WHEN c.state = 'halted' THEN 'halted'
-            WHEN h.heartbeat_at IS NULL OR h.heartbeat_at < clock_timestamp() - make_interval(secs => h.stall_after_s)
+            WHEN greatest(c.updated_at, h.heartbeat_at) < clock_timestamp() - make_interval(secs => h.stall_after_s)
                 THEN 'stalled'
             ELSE c.state END AS state,
        h.head_block, h.finalized_block, c.checkpoint_block,

@@ -1,0 +1,418 @@
+"""The loop of one chain: ask the head, fetch what is missing, decide how it joins, decode, commit; or roll back.
+
+Everything it believes is read from the database at the start, so that an error may end it anywhere: the next one goes
+on from the last commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, assert_never
+
+import structlog
+
+from indexer.chain.refusals import Inconsistent, ShrinkRange
+from indexer.chain.source import Tip
+from indexer.core.counters import ChainCounters
+from indexer.core.ranges import SpanState, after_refusal, after_success
+from indexer.core.reorg import BeyondFinality, Extend, FetchOlder, Rollback, Stale, decide
+from indexer.core.rows import RowBuilder, Rows
+from indexer.core.types import Batch, BlockRange, BlockRef, ChainId
+from indexer.errors import BeyondFinality as BeyondFinalityError
+from indexer.store.chains import Standing
+from indexer.store.writer import Committed, RolledBack, State
+
+log = structlog.get_logger()
+
+# Above the finalized block every header of a range is fetched and linked; more at a time gains nothing.
+LINKED_BLOCKS: Final = 100
+# How many held headers are asked for at a time when the ancestor of a reorg is looked for.
+_ANCESTOR_CHUNK: Final = 64
+# While a backfill runs, the head is looked at this often: `status` shows the true lag, and life.
+_LOOK_UP_EVERY_S: Final = 5.0
+
+
+class Source(Protocol):
+    """The chain as the worker asks for it; errors are RpcErrors."""
+
+    async def tip(self) -> Tip:
+        """Newest and final block."""
+
+    async def blocks(self, numbers: Sequence[int]) -> tuple[BlockRef, ...]:
+        """Canonical headers of ascending numbers."""
+
+    async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
+        """All logs of a range."""
+
+    async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
+        """All logs of exactly this block."""
+
+
+class Sink(Protocol):
+    """Where batches go: all of one, or nothing."""
+
+    async def commit(
+        self,
+        batch: Batch,
+        rows: Rows,
+        *,
+        parent: bytes | None,
+        state: State,
+        announce: bool,
+        finalized: int | None,
+    ) -> Committed:
+        """Append what begins right above the checkpoint."""
+
+    async def rollback(self, ancestor: BlockRef) -> RolledBack:
+        """Take back what is above the ancestor."""
+
+    async def halt(self, reason: str) -> None:
+        """Stop the chain until an operator has looked."""
+
+
+class Bookkeeping(Protocol):
+    """What is stored of the chain beside its rows."""
+
+    async def standing(self, chain_id: int) -> Standing:
+        """Where the chain stands."""
+
+    async def observe(self, chain_id: int, head: BlockRef, finalized: int | None) -> int | None:
+        """Store what the nodes say; the highest finalized block ever seen comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to index one chain. `finality_blocks` wins over the tag; `default_finality_blocks` stands in for it."""
+
+    chain_id: ChainId
+    name: str
+    addresses: tuple[bytes, ...]
+    finality_blocks: int | None
+    default_finality_blocks: int
+    poll_interval_s: float
+    max_concurrency: int
+    announce_backfill: bool
+    until: int | Literal["head"] | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one run did; for `run --json` and the progress bar. Blocks are inclusive, -1 before the first."""
+
+    from_block: int = -1
+    checkpoint: int = -1
+    block_hash: bytes | None = None
+    target: int = -1
+    started: float = field(default_factory=time.monotonic)
+    finished: float | None = None
+
+
+@dataclass(slots=True)
+class Worker:
+    """Indexes one chain until cancelled, or until `plan.until`."""
+
+    plan: Plan
+    source: Source
+    sink: Sink
+    books: Bookkeeping
+    builder: RowBuilder
+    counters: ChainCounters
+    progress: Progress
+    span: SpanState
+    alive: Callable[[], None]
+    committed: Callable[[], None]
+    _held: list[BlockRef] = field(default_factory=list)
+    _start_block: int = 0
+    _checkpoint: int = -1
+    _checkpoint_hash: bytes | None = None
+    _proven_final: int = -1
+    _final: int = -1
+    _live: bool = False
+    _looked_up: float = 0.0
+
+    async def run(self) -> None:
+        """Follow the chain. Raises RpcError, StoreUnavailable, LeaseLost or BeyondFinality; nothing is half done."""
+        await self._load()
+        tip = await self._look_up()
+        if self._held:
+            await self._reconcile(tip)
+        while not self._done(tip):
+            moved = await self._advance(tip)
+            if not moved and not self._done(tip):
+                await asyncio.sleep(self.plan.poll_interval_s)
+            tip = await self._look_up()
+        self.progress.finished = time.monotonic()
+
+    async def _load(self) -> None:
+        standing = await self.books.standing(self.plan.chain_id)
+        if standing.halt_reason is not None:
+            raise BeyondFinalityError(standing.halt_reason)
+        self._held = list(standing.held)
+        self._checkpoint = standing.checkpoint_block
+        self._checkpoint_hash = standing.checkpoint_hash
+        self._start_block = standing.start_block
+        self._proven_final = standing.proven_final
+        self._live = standing.was_live
+        if self.progress.from_block < 0:
+            self.progress.from_block = self._checkpoint + 1
+        self._report()
+
+    async def _look_up(self) -> Tip:
+        """Ask for the head and keep what is said of it. The finalized block never goes down."""
+        tip = await self.source.tip()
+        said = self._finalized_by(tip)
+        known = await self.books.observe(self.plan.chain_id, tip.head, said)
+        self._final = said if known is None else known
+        self._looked_up = time.monotonic()
+        self.alive()
+        if self.progress.target < 0 or self.plan.until is None:
+            self.progress.target = self._target(tip)
+        return tip
+
+    def _finalized_by(self, tip: Tip) -> int:
+        if self.plan.finality_blocks is not None:
+            return max(tip.head.number - self.plan.finality_blocks, -1)
+        if tip.finalized is not None:
+            return tip.finalized
+        return max(tip.head.number - self.plan.default_finality_blocks, -1)
+
+    def _target(self, tip: Tip) -> int:
+        until = self.plan.until
+        return min(tip.head.number, until) if isinstance(until, int) else tip.head.number
+
+    def _done(self, tip: Tip) -> bool:
+        match self.plan.until:
+            case None:
+                return False
+            case "head":
+                # The head of the first look; after a reorg to a shorter chain, the head there is now.
+                return self._checkpoint >= min(self.progress.target, tip.head.number)
+            case int(block):
+                return self._checkpoint >= block
+            case other:
+                assert_never(other)
+
+    async def _advance(self, tip: Tip) -> bool:
+        """Take the chain up to the tip, or find out that it was reorganised. Says whether anything was written."""
+        target = self._target(tip)
+        if target <= self._checkpoint:
+            return await self._check_held(tip)
+        if (
+            self._checkpoint > self._proven_final
+            and self._is_final(self._checkpoint + 1)
+            and await self._reconcile(tip)
+        ):
+            return True  # what became final while we looked away need not be what we hold
+        before = self._checkpoint
+        async with aclosing(self._batches(tip, target)) as batches:
+            async for batch in batches:
+                if not await self._join(batch, tip):
+                    break
+        return self._checkpoint != before
+
+    async def _check_held(self, tip: Tip) -> bool:
+        """No new block: then our blocks are either still there, or were replaced at the same height."""
+        held = next((block for block in reversed(self._held) if block.number == tip.head.number), None)
+        if held is None or held.hash == tip.head.hash:
+            return False
+        return await self._reconcile(tip)
+
+    # --- fetching ---------------------------------------------------------------------------------------------------
+
+    async def _batches(self, tip: Tip, target: int) -> AsyncGenerator[Batch]:
+        """Yield the batches up to `target` in order; those below the finalized block are fetched ahead."""
+        ahead: deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]] = deque()
+        following = self._checkpoint + 1
+        try:
+            while following <= target or ahead:
+                while following <= target and len(ahead) < self._concurrency(following):
+                    wanted = self._next_range(following, target)
+                    ahead.append((wanted, asyncio.create_task(self._fetch(wanted, tip))))
+                    following = wanted.to_block + 1
+                wanted, task = ahead.popleft()
+                try:
+                    batch, duration_s = await task
+                except ShrinkRange as refused:
+                    self._shrink(wanted, refused)
+                    await _cancel(ahead)
+                    following = wanted.from_block
+                    continue
+                self.span = after_success(self.span, len(batch.logs), duration_s)
+                yield batch
+        finally:
+            await _cancel(ahead)
+
+    def _concurrency(self, following: int) -> int:
+        return self.plan.max_concurrency if self._is_final(following) else 1
+
+    def _is_final(self, block_number: int) -> bool:
+        return block_number <= self._final
+
+    def _next_range(self, first: int, target: int) -> BlockRange:
+        """Take as many blocks as the span allows; a range is either all final or all above the finalized block."""
+        last = min(target, first + self.span.span - 1)
+        if self._is_final(first):
+            return BlockRange(first, min(last, self._final))
+        return BlockRange(first, min(last, first + LINKED_BLOCKS - 1))
+
+    def _shrink(self, wanted: BlockRange, refused: ShrinkRange) -> None:
+        self.span = after_refusal(self.span, refused.refusal(wanted))
+        log.info("range_shrunk", blocks=len(wanted), next_blocks=self.span.span, reason=str(refused))
+
+    async def _fetch(self, wanted: BlockRange, tip: Tip) -> tuple[Batch, float]:
+        began = time.monotonic()
+        if wanted == BlockRange(tip.head.number, tip.head.number):
+            batch = await self.source.fetch_block(tip.head, self.plan.addresses)
+        else:
+            batch = await self.source.fetch(wanted, self.plan.addresses)
+        duration_s = time.monotonic() - began
+        if not self._is_final(wanted.to_block) and len(wanted) > 1:
+            batch = await self._linked(batch)
+        return batch, duration_s
+
+    async def _linked(self, batch: Batch) -> Batch:
+        """Prove that the logs of a range that may still change are all of one chain: every header, link by link."""
+        blocks = await self.source.blocks(range(batch.range.from_block, batch.range.to_block + 1))
+        hashes = {block.number: block.hash for block in blocks}
+        strangers = any(hashes[log.block_number] != log.block_hash for log in batch.logs)
+        if strangers or hashes[batch.range.to_block] != batch.blocks[-1].hash:
+            raise Inconsistent("", f"blocks {batch.range.from_block}..{batch.range.to_block} changed while being read")
+        return Batch(batch.range, blocks, batch.logs)
+
+    # --- joining ----------------------------------------------------------------------------------------------------
+
+    async def _join(self, batch: Batch, tip: Tip) -> bool:
+        """Commit a batch that continues what is held; say no where the chain was reorganised instead."""
+        first = batch.blocks[0]
+        if first.number == self._checkpoint + 1 and first.parent_hash != (self._checkpoint_hash or first.parent_hash):
+            await self._reconcile(tip)
+            return False
+        await self._commit(batch, tip)
+        if time.monotonic() - self._looked_up > _LOOK_UP_EVERY_S:
+            await self._look_up()
+        return True
+
+    async def _commit(self, batch: Batch, tip: Tip) -> None:
+        began = time.monotonic()
+        rows = self.builder.build(batch.logs)
+        reached = batch.range.to_block >= tip.head.number
+        done = await self.sink.commit(
+            batch,
+            rows,
+            parent=self._checkpoint_hash,
+            state="live" if reached or self._live else "backfilling",
+            announce=self._live or self.plan.announce_backfill,
+            finalized=self._final,
+        )
+        self._live = self._live or reached
+        last = batch.blocks[-1]
+        self._checkpoint, self._checkpoint_hash = last.number, last.hash
+        self._remember(batch.blocks)
+        self.counters.logs += done.logs
+        self.counters.batches += 1
+        self._report()
+        self.committed()
+        self._tell(batch, rows, done, began)
+
+    def _tell(self, batch: Batch, rows: Rows, done: Committed, began: float) -> None:
+        say = log.info if done.logs or len(batch.range) > 1 else log.debug
+        say(
+            "batch_committed",
+            from_block=batch.range.from_block,
+            to_block=batch.range.to_block,
+            rows=done.logs,
+            duration_ms=round((time.monotonic() - began) * 1000),
+        )
+        if done.undecodable:
+            undecodable = [row for row in rows["logs"] if row[12] is None]
+            log.warning(
+                "log_undecodable", count=done.undecodable, block_number=undecodable[0][1], why=undecodable[0][15]
+            )
+
+    def _remember(self, blocks: Sequence[BlockRef]) -> None:
+        """Hold the headers as the store does: those that may change, and the newest that is final."""
+        final = self._final
+        self._held += [block for block in blocks[:-1] if block.number >= final] + [blocks[-1]]
+        self._proven_final = max(self._proven_final, min(final, self._checkpoint))
+        anchor = max((block.number for block in self._held if block.number <= final), default=-1)
+        self._held = [block for block in self._held if block.number >= anchor]
+
+    def _report(self) -> None:
+        self.progress.checkpoint = self._checkpoint
+        self.progress.block_hash = self._checkpoint_hash
+
+    # --- reorgs -----------------------------------------------------------------------------------------------------
+
+    async def _reconcile(self, tip: Tip) -> bool:
+        """Hold our headers against the chain's, read anew; roll back to the ancestor where they differ.
+
+        Says whether rows were taken back. A node that is behind proves nothing (fault F4).
+        """
+        fetched: list[BlockRef] = []
+        below = tip.head.number + 1
+        while True:
+            asked = [block.number for block in self._held if block.number < below][-_ANCESTOR_CHUNK:]
+            if not asked and self._proven_final >= 0 and below > self._proven_final:
+                asked = [self._proven_final]
+            if not asked:
+                # Nothing of ours is on the chain, and nothing of it was ever final: begin anew.
+                if fetched:
+                    await self._roll_back(self._before_start())
+                return bool(fetched)
+            fetched = [*await self.source.blocks(asked), *fetched]
+            match decide(self._held, fetched, self._proven_final):
+                case Extend() | Stale():
+                    if tip.head.number >= self._checkpoint:
+                        self._proven_final = max(self._proven_final, min(self._final, self._checkpoint))
+                    return False
+                case Rollback(to=ancestor):
+                    await self._roll_back(ancestor)
+                    return True
+                case BeyondFinality(finalized_block=final):
+                    raise await self._halted(final)
+                case FetchOlder():
+                    below = asked[0]
+                case other:
+                    assert_never(other)
+
+    async def _roll_back(self, ancestor: BlockRef) -> None:
+        if ancestor.number < self._start_block:
+            ancestor = self._before_start()
+        depth = self._checkpoint - ancestor.number
+        log.warning("reorg_detected", ancestor=ancestor.number, depth=depth)
+        done = await self.sink.rollback(ancestor)
+        self._held = [block for block in self._held if block.number <= ancestor.number]
+        if not self._held and ancestor.hash:
+            self._held = [ancestor]
+        self._checkpoint, self._checkpoint_hash = ancestor.number, ancestor.hash or None
+        self.counters.reorgs += 1
+        self.counters.reverted_logs += done.logs
+        self._report()
+        self.committed()
+        log.info("rollback_committed", ancestor=ancestor.number, depth=depth, rows=done.logs, agents=done.agents)
+
+    def _before_start(self) -> BlockRef:
+        """Stand for the block below the first: it has no hash of ours that could be wrong."""
+        return BlockRef(self._start_block - 1, b"", b"", 0)
+
+    async def _halted(self, block_number: int) -> BeyondFinalityError:
+        reason = (
+            f"{self.plan.name}: the chain was reorganised below its finalized block {block_number}; "
+            "check the providers, then lift the halt with `reindex`"
+        )
+        await self.sink.halt(reason)
+        return BeyondFinalityError(reason)
+
+
+async def _cancel(ahead: deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]) -> None:
+    """End the fetches that are not wanted any more, and take note of how they ended."""
+    tasks = [task for _, task in ahead]
+    ahead.clear()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,98 @@
+-- name: publish_head
+-- What PostgreSQL has on this snapshot; `held` counts the changes that follow cursor $2, at most $3 of them.
+SELECT c.checkpoint_block, '0x' || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash,
+       extract(epoch FROM c.checkpoint_time)::bigint AS checkpoint_time, c.cursor,
+       h.head_block, h.finalized_block, greatest(h.head_block - c.checkpoint_block, 0) AS lag_blocks,
+       -- A restored copy beside the original has another oid, and goes its own way from then on.
+       md5(i.id || ':' || d.oid)::uuid::text AS database,
+       '0x' || encode(identity_of(c.chain_id, NULL), 'hex') AS first_identity,
+       (SELECT count(*) FROM changes x
+        WHERE x.chain_id = c.chain_id AND x.cursor > $2::bigint AND x.cursor <= least($2::bigint + $3::bigint, c.cursor)) AS held
+FROM chains c
+LEFT JOIN heads h USING (chain_id)
+CROSS JOIN database_identity i
+JOIN pg_database d ON d.datname = current_database()
+WHERE c.chain_id = $1;
+
+-- name: publish_entries
+-- The stream's entries of a stretch of the feed; `refresh` has none.
+SELECT cursor, kind, event, block_number, block_hash, log_index, agent_id::text AS agent_id, registry, args::text AS args
+FROM erc8004.erc8004_changes
+WHERE chain_id = $1 AND cursor > $2 AND cursor <= $3
+ORDER BY cursor;
+
+-- name: publish_touched
+-- Every agent that a stretch of the feed is about, once; read page by page. One whose logs are all gone is told by those
+-- that were taken back.
+DECLARE touched NO SCROLL CURSOR FOR
+WITH stretch AS (
+    SELECT * FROM changes WHERE chain_id = $1 AND cursor > $2 AND cursor <= $3
+), named AS (
+    SELECT l.agent_uuid, l.agent_id, l.address
+    FROM stretch x JOIN logs l USING (chain_id, block_number, log_index) WHERE x.kind = 'event'
+    UNION ALL
+    SELECT r.agent_uuid, r.agent_id, r.address
+    FROM stretch x JOIN reverted_logs r USING (chain_id, cursor) WHERE x.kind = 'revert'
+    UNION ALL
+    SELECT l.agent_uuid, l.agent_id, l.address
+    FROM stretch x JOIN logs l ON l.chain_id = x.chain_id AND l.block_number BETWEEN x.from_block AND x.block_number
+    WHERE x.kind = 'refresh'
+)
+SELECT DISTINCT ON (n.agent_uuid) n.agent_uuid, n.agent_id::text AS agent_id, '0x' || encode(r.identity, 'hex') AS registry
+FROM named n JOIN registries r ON r.chain_id = $1 AND r.address = n.address
+WHERE n.agent_uuid IS NOT NULL
+ORDER BY n.agent_uuid;
+
+-- name: publish_all_agents
+DECLARE touched NO SCROLL CURSOR FOR
+SELECT agent_uuid, agent_id::text AS agent_id, '0x' || encode(registry, 'hex') AS registry FROM agents WHERE chain_id = $1;
+
+-- name: publish_fetch
+FETCH FORWARD 2000 FROM touched;
+
+-- name: publish_close
+CLOSE touched;
+
+-- name: publish_agents
+-- The figures of some agents. `average_value` is erc8004_summary over all clients (sql/views/00_functions.sql), as one set.
+WITH by_decimals AS (
+    SELECT v.agent_uuid, v.value_decimals AS decimals, sum(v.feedback) AS n, sum(v.value_sum) AS value_sum
+    FROM agent_values v
+    WHERE v.agent_uuid = ANY ($1::uuid[]) AND v.feedback > 0
+    GROUP BY v.agent_uuid, v.value_decimals
+), summed AS (
+    SELECT b.agent_uuid, sum(b.n) AS count, sum(b.value_sum * ('1e' || 18 - b.decimals)::numeric) AS total,
+           (array_agg(b.decimals ORDER BY b.n DESC, b.decimals))[1] AS decimals
+    FROM by_decimals b
+    GROUP BY b.agent_uuid
+), cut AS (
+    SELECT s.agent_uuid, s.decimals, 170141183460469231731687303715884105728 AS shift,
+           div(div(s.total, s.count), ('1e' || 18 - s.decimals)::numeric) AS value
+    FROM summed s
+), averaged AS (
+    SELECT agent_uuid, decimals, mod(mod(value + shift, 2 * shift) + 2 * shift, 2 * shift) - shift AS value FROM cut
+)
+SELECT a.agent_uuid,
+       '0x' || encode(a.owner, 'hex') AS owner,
+       '0x' || encode(a.wallet, 'hex') AS wallet,
+       a.token_uri AS uri,
+       coalesce(s.feedback, 0) AS feedback_count,
+       coalesce(s.revoked, 0) AS revoked_count,
+       coalesce((v.value || 'e-' || v.decimals)::numeric, 0)::text AS average_value,
+       s.average_score::text AS average_score,
+       coalesce(s.clients, 0) AS unique_clients,
+       coalesce(s.validations, 0) AS validation_count,
+       round(s.response_sum / nullif(s.answered, 0), 4)::text AS validation_average,
+       s.last_activity_block
+FROM agents a
+LEFT JOIN agent_stats s USING (agent_uuid)
+LEFT JOIN averaged v USING (agent_uuid)
+WHERE a.agent_uuid = ANY ($1::uuid[]);
+
+-- name: publish_stats
+SELECT agents, feedback, revoked, responses, validations FROM chain_totals WHERE chain_id = $1;
+
+-- name: publish_known
+-- Which of these agents there are.
+SELECT agent_id::text AS agent_id, '0x' || encode(registry, 'hex') AS registry
+FROM agents WHERE chain_id = $1 AND agent_uuid = ANY ($2::uuid[]);
