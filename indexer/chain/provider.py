@@ -181,11 +181,12 @@ class Provider:
                 text = error
             case None:
                 text = f"HTTP {answer.status} " + answer.body[:MAX_ERROR_TEXT].decode(errors="replace")
-        return Failure(self.host, method, self._clean(text), code, answer.status, answer.retry_after_s)
+        text = text[:MAX_ERROR_TEXT]
+        return Failure(self.host, method, text, code, answer.status, answer.retry_after_s, self._clean(text))
 
     def _clean(self, text: str) -> str:
         """Cut a provider's words short and take out what may be a secret: parts of our URL, and any URL."""
-        text = _URL.sub("<url>", " ".join(text[:MAX_ERROR_TEXT].split()))
+        text = _URL.sub("<url>", " ".join(text.split()))
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text

@@ -133,7 +133,10 @@ class CallFailed(ProviderError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What an endpoint answered instead of a result. `text` is message and data, free of secrets."""
+    """What an endpoint answered instead of a result.
+
+    `text` is message and data as they came, to be searched only; `words` is what may be shown of it.
+    """
 
     host: str
     method: str
@@ -141,6 +144,7 @@ class Failure:
     code: int | None = None
     http_status: int = 200
     retry_after_s: float | None = None
+    words: str = ""
 
 
 Spans = Callable[[re.Match[str]], tuple[int, ...]]
@@ -280,7 +284,7 @@ def classify(failure: Failure) -> ProviderError:
 
     Order matters: "limit exceeded" and "block range" occur in several classes, so the exact ones come first.
     """
-    host, text = failure.host, failure.text
+    host, text, words = failure.host, failure.text, failure.words
     if failure.method == "eth_call" and (failed := _call_failed(failure)):
         return failed
     for rows, kind in (
@@ -289,9 +293,9 @@ def classify(failure: Failure) -> ProviderError:
         (PRUNED_TEXTS, Pruned),
     ):
         if _find(rows, text) is not None:
-            return kind(host, text)
+            return kind(host, words)
     if failure.code == PRUNED_CODE:
-        return Pruned(host, text)
+        return Pruned(host, words)
     if failure.method in RANGE_METHODS and (shrink := _shrink(failure)):
         return shrink
     return _account(failure) or _by_code(failure)
@@ -311,44 +315,45 @@ def _find(rows: tuple[tuple[re.Pattern[str], Spans], ...], text: str) -> tuple[i
 
 def _call_failed(failure: Failure) -> CallFailed | None:
     if _find(OUT_OF_GAS_TEXTS, failure.text) is not None:
-        return CallFailed(failure.host, failure.text, out_of_gas=True)
+        return CallFailed(failure.host, failure.words, out_of_gas=True)
     if failure.code == 3 or _find(REVERT_TEXTS, failure.text) is not None:  # 3: geth's code of a revert
-        return CallFailed(failure.host, failure.text, out_of_gas=False)
+        return CallFailed(failure.host, failure.words, out_of_gas=False)
     return None
 
 
 def _shrink(failure: Failure) -> ShrinkRange | None:
     """Tell rule from density: a range suggested for these very blocks is density, unless a rule is named."""
-    host, text = failure.host, failure.text
+    host, text, words = failure.host, failure.text, failure.words
     suggested = _find(SUGGESTION_TEXTS, text) or ()
     if _find(RESULT_TEXTS, text) is not None:
-        return TooManyResults(host, text, suggested)
+        return TooManyResults(host, words, suggested)
     if (spans := _find(RANGE_TEXTS, text)) is not None:
-        return RangeTooLarge(host, text, spans or suggested)
+        return RangeTooLarge(host, words, spans or suggested)
     if suggested or failure.http_status == HTTP_TOO_LARGE:
-        return TooManyResults(host, text, suggested)
+        return TooManyResults(host, words, suggested)
     return None
 
 
 def _account(failure: Failure) -> ProviderError | None:
-    host, text, status = failure.host, failure.text, failure.http_status
+    host, text, words, status = failure.host, failure.text, failure.words, failure.http_status
     if status == 402 or _find(BILLING_TEXTS, text) is not None:
-        return Billing(host, text)
+        return Billing(host, words)
     if status == 429 or _find(RATE_TEXTS, text) is not None:
-        return RateLimited(host, text, failure.retry_after_s)
+        return RateLimited(host, words, failure.retry_after_s)
     if status in {401, 403} or _find(AUTH_TEXTS, text) is not None:
-        return Unauthorized(host, text)
+        return Unauthorized(host, words)
     return None
 
 
 def _by_code(failure: Failure) -> ProviderError:
-    host, text, code, status = failure.host, failure.text, failure.code, failure.http_status
+    host, text, words = failure.host, failure.text, failure.words
+    code, status = failure.code, failure.http_status
     if code == -32601 or _find(METHOD_TEXTS, text) is not None:
-        return MethodMissing(host, text)
+        return MethodMissing(host, words)
     if _find(BATCH_TEXTS, text) is not None:
-        return BatchLimit(host, text)
+        return BatchLimit(host, words)
     if code == -32005:  # too many results here, a rate limit there: one halving tells
-        return TooManyResults(host, text) if failure.method in RANGE_METHODS else RateLimited(host, text)
+        return TooManyResults(host, words) if failure.method in RANGE_METHODS else RateLimited(host, words)
     if status >= 500 or code is None:
-        return Transport(host, text)
-    return UnknownRefusal(host, text) if failure.method in RANGE_METHODS else Transport(host, text)
+        return Transport(host, words)
+    return UnknownRefusal(host, words) if failure.method in RANGE_METHODS else Transport(host, words)

@@ -102,7 +102,7 @@ STRUCTURAL = {"alchemy free", "aurora", "infura 2026", "ankr wide", "moonriver",
 
 
 def refusal(text: str, *, code: int | None = -32000, method: str = "eth_getLogs", status: int = 200) -> ProviderError:
-    return classify(Failure("node.example", method, text, code, status))
+    return classify(Failure("node.example", method, text, code, status, words=text))
 
 
 def spellings(text: str) -> list[str]:

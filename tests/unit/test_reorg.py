@@ -107,6 +107,13 @@ def test_final_block_is_the_ancestor_where_no_older_one_is_held() -> None:
     assert converge(held, canonical, canonical[-1:], 80) == Rollback(to=canonical[80])
 
 
+def test_older_block_that_is_not_final_is_no_ancestor() -> None:
+    """Between it and the oldest held one may lie rows of the replaced chain."""
+    held, canonical = pick(chain(0, 300), 200), chain(0, 210, fork_at=180)
+
+    assert decide(held, canonical[100:], 80) == FetchOlder(before=200)
+
+
 @given(data=st.data())
 def test_rollback_leads_to_the_newest_held_block_below_the_fork(data: st.DataObject) -> None:
     final = data.draw(st.integers(0, 20))
