@@ -68,13 +68,9 @@ def event_log(address: bytes, signature: str, *values: object, tx_hash: bytes | 
 
 
 def form_log(address: bytes, form: str, *values: object, tx_hash: bytes | None = None) -> SimLog:
-    """Encode an event by one of the files under `abi/`, named as in `reputation/NewFeedback` without `.json`."""
-    content: Any = json.loads((data_dir("abi") / f"{form}.json").read_text())
-    event = content
-    for key in ("abi", "event"):
-        if isinstance(event, dict) and key in event and "inputs" not in event:
-            event = event[key]
-    return abi_log(address, event[0] if isinstance(event, list) else event, *values, tx_hash=tx_hash)
+    """Encode an event by one of the files under `abi/`, named like `reputation/new_feedback`."""
+    event: Mapping[str, Any] = json.loads((data_dir("abi") / f"{form}.json").read_text())["event"]
+    return abi_log(address, event, *values, tx_hash=tx_hash)
 
 
 def import_logs_json(items: Iterable[Mapping[str, Any]]) -> list[RawLog]:
