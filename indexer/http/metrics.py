@@ -1,0 +1,103 @@
+"""Prometheus text: the tables' figures by the status document, and what this process counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from indexer.core.counters import ChainCounters
+from indexer.store.reader import ChainStatus, StatusDocument
+
+_CHAIN: Final = ("chain", "chain_id")
+_STATES: Final = ("backfilling", "live", "stalled", "halted")
+_GAUGES: Final = {
+    "checkpoint_block": "Last block whose rows are all in the database",
+    "head_block": "Newest block the nodes know",
+    "finalized_block": "Newest block that counts as final",
+    "lag_blocks": "Blocks between checkpoint and head",
+    "lag_seconds": "Seconds between the checkpoint's and the head's time",
+    "gap_blocks": "Blocks below the checkpoint that were not fetched for every contract",
+}
+_TOTALS: Final = {
+    "undecodable_logs": "Logs stored with a defect instead of an event",
+    "reorgs": "Reorganisations rolled back so far",
+}
+_COUNTERS: Final = {
+    "logs": "Logs this process committed",
+    "batches": "Batches this process committed",
+    "reverted_logs": "Logs this process took back",
+    "rpc_requests": "JSON-RPC requests of this process",
+    "publisher_failures": "Failed attempts of this process to write Valkey",
+}
+
+
+def render(document: StatusDocument | None, counters: Iterable[ChainCounters]) -> bytes:
+    """Return the metrics as text; `document` is None while the database is away: then only the process speaks."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(document, tuple(counters)))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    """The figures of one moment, as prometheus-client wants to collect them."""
+
+    def __init__(self, document: StatusDocument | None, counters: tuple[ChainCounters, ...]) -> None:
+        self._document = document
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family, in the same order each time."""
+        yield InfoMetricFamily("erc8004_build", "Version of the program", {"version": version("erc8004-indexer")})
+        up = self._document is not None
+        yield GaugeMetricFamily("erc8004_database_up", "Whether the database answers", float(up))
+        if self._document is not None:
+            yield from _of_tables(self._document["chains"])
+        for name, text in _COUNTERS.items():
+            family = CounterMetricFamily(f"erc8004_{name}", text, labels=_CHAIN)
+            for one in self._counters:
+                family.add_metric((one.chain, str(one.chain_id)), getattr(one, name))
+            yield family
+
+
+def _of_tables(chains: list[ChainStatus]) -> Iterator[Metric]:
+    for name, text in _GAUGES.items():
+        yield _filled(GaugeMetricFamily(f"erc8004_{name}", text, labels=_CHAIN), chains, _field(name))
+    for name, text in _TOTALS.items():
+        yield _filled(CounterMetricFamily(f"erc8004_{name}", text, labels=_CHAIN), chains, _field(name))
+    backlog = GaugeMetricFamily("erc8004_publisher_backlog", "Changes not yet published to Valkey", labels=_CHAIN)
+    yield _filled(backlog, chains, lambda chain: (chain["publisher"] or {}).get("backlog"))
+    yield _states(chains)
+
+
+def _field(name: str) -> Callable[[ChainStatus], float | None]:
+    def read(chain: ChainStatus) -> Any:
+        return dict(chain)[name]
+
+    return read
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    chains: list[ChainStatus],
+    figure: Callable[[ChainStatus], float | None],
+) -> Metric:
+    """Add a sample for each chain whose figure is known."""
+    for chain in chains:
+        if (value := figure(chain)) is not None:
+            family.add_metric((chain["chain"], str(chain["chain_id"])), value)
+    return family
+
+
+def _states(chains: list[ChainStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        "erc8004_chain_state", "1 for the state a chain is in, 0 for the others", labels=(*_CHAIN, "state")
+    )
+    for chain in chains:
+        for state in _STATES:
+            family.add_metric((chain["chain"], str(chain["chain_id"]), state), float(chain["state"] == state))
+    return family
