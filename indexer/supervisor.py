@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S: Final = 15.0
 End = Literal["done", "halted", "held"]
 
 
-class StillHeld(IndexerError):
+class StillHeldError(IndexerError):
     """Another instance holds the chain, and this one was told not to wait."""
 
 
@@ -54,7 +54,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps one chain indexed. `ready` checks what it needs; `work` then runs under a lease until it is done or raises."""
+    """Keeps one chain indexed: `ready` checks what it needs, `work` then runs under a lease till it is done or raises."""
 
     chain_id: int
     chain: str
@@ -80,7 +80,7 @@ class Supervisor:
                     self.halted = str(error)
                     log.critical("chain_halted", reason=self.halted)
                     return "halted"
-                except StillHeld as error:
+                except StillHeldError as error:
                     log.warning("lease_waiting", reason=str(error))
                     return "held"
                 except Retryable as error:
@@ -121,7 +121,7 @@ class Supervisor:
         waiting = False
         while (lease := await self.leases.acquire(self.chain_id)) is None:
             if not self.wait:
-                raise StillHeld(f"{self.chain} is held by another instance")
+                raise StillHeldError(f"{self.chain} is held by another instance")
             if not waiting:
                 log.info("lease_waiting", holder=await self.leases.holder_of(self.chain_id))
                 waiting = True

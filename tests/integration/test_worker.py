@@ -1,0 +1,157 @@
+"""The loop of one chain over a simulated node: backfill, head, reorgs, halts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+
+import pytest
+from indexing import index, open_worker
+from ledger import CHAIN_ID, Ledger
+from simulator.chain import SimChain
+from simulator.node import SimNode
+from workload import Workload
+
+from indexer.errors import BeyondFinality
+from indexer.store.chains import Chains
+from indexer.store.database import Database
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def clean(another_database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(another_database_url, size=2)
+    yield database
+    await database.close()
+
+
+def grown(seed: int, blocks: int) -> tuple[SimChain, Workload]:
+    workload, chain = Workload(seed), SimChain(seed=seed)
+    for _ in range(blocks):
+        chain.mine(workload.block(4))
+    return chain, workload
+
+
+async def expect_truth(database: Database, clean: Database, chain: SimChain) -> None:
+    """Compare every table with those of a run that saw only the final chain."""
+    straight = await Ledger.open(clean)
+    await straight.index(chain)
+    tables = await tables_of(database)
+    assert tables == await straight.tables()
+
+
+async def tables_of(database: Database) -> dict[str, list[object]]:
+    return await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["times in logs", "times from headers"])
+async def test_backfill_over_the_finalized_block_gives_the_truth(database, clean, timed: bool) -> None:
+    chain, _ = grown(1, 150)
+    async with SimNode(chain, block_timestamp=timed, max_range=40) as node:
+        worker = await index(database, [node.url], finality_blocks=30)
+
+    assert worker.progress.checkpoint == chain.head.number
+    await expect_truth(database, clean, chain)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_reorgs_while_it_follows_the_head(database, clean, seed: int) -> None:
+    chain, workload = grown(seed, 60)
+    random = Random(seed)
+    async with SimNode(chain) as node, open_worker(database, [node.url], until=None) as worker:
+        following = asyncio.create_task(worker.run())
+        await caught_up(worker, chain, following)
+        for _ in range(8):
+            depth = random.randrange(1, 40)
+            chain.reorg(depth, [workload.block(4) for _ in range(depth + random.randrange(3))])
+            for _ in range(random.randrange(4)):
+                chain.mine(workload.block(4))
+            await caught_up(worker, chain, following)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    await expect_truth(database, clean, chain)
+    assert worker.counters.reorgs == 8
+
+
+async def caught_up(worker, chain: SimChain, following: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(20):
+        while worker.progress.block_hash != chain.head.hash:
+            if following.done():
+                following.result()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("depth", [1, 7, 40])
+async def test_a_reorg_while_the_daemon_was_down_is_found_before_the_first_write(database, clean, depth: int) -> None:
+    chain, workload = grown(5, 70)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        chain.reorg(depth, [workload.block(4) for _ in range(depth + 5)])
+        again = await index(database, [node.url])
+
+    assert again.counters.reorgs == 1
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_reorg_that_became_final_while_the_daemon_was_down_is_no_break_of_finality(database, clean) -> None:
+    chain, workload = grown(6, 70)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        chain.reorg(8, [workload.block(4) for _ in range(300)])
+        await index(database, [node.url], finality_blocks=10)
+
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_reorg_below_the_finalized_block_halts_and_keeps_every_row(database) -> None:
+    chain, workload = grown(7, 70)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        before = await tables_of(database)
+        chain.reorg(30, [workload.block(4) for _ in range(31)])
+        with pytest.raises(BeyondFinality, match="reindex"):
+            await index(database, [node.url], finality_blocks=10)
+        with pytest.raises(BeyondFinality):
+            await index(database, [node.url], finality_blocks=10)
+
+    assert await tables_of(database) == before
+    assert (await Chains(database).standing(CHAIN_ID)).halt_reason is not None
+
+
+async def test_a_chain_replaced_from_its_first_block_is_indexed_anew(database, clean) -> None:
+    chain, workload = grown(8, 20)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        chain.reorg(20, [workload.block(4) for _ in range(25)])
+        await index(database, [node.url])
+
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_lower_head_alone_takes_nothing_back(database) -> None:
+    chain, _ = grown(9, 40)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        before = await tables_of(database)
+        node.knobs.lag_blocks = 10
+        worker = await index(database, [node.url])
+
+    assert worker.counters.reorgs == 0
+    assert await tables_of(database) == before
+
+
+async def test_until_a_block_stops_exactly_there(database) -> None:
+    chain, _ = grown(10, 50)
+    async with SimNode(chain) as node:
+        worker = await index(database, [node.url], until=33)
+
+    assert worker.progress.checkpoint == 33
+    assert (await Chains(database).standing(CHAIN_ID)).checkpoint_block == 33
