@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from indexer.cli import cli
+from indexer.core.chains import KNOWN_CHAINS
 from indexer.settings import load_settings
+from indexer.settings.models import FileChain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,3 +147,56 @@ def test_example_configuration_with_every_line_uncommented_is_accepted(tmp_path:
     assert [chain.name for chain in settings.chains] == ["base", "local"]
     assert settings.chains[0].proof == "receipts"
     assert len(settings.chains[1].deployments[0].validation) == 1
+
+
+def test_readme_names_every_view_and_function_of_the_schema() -> None:
+    readme = (ROOT / "README.md").read_text()
+    sql = "\n".join(path.read_text() for path in (ROOT / "sql/views").glob("*.sql"))
+    public = re.findall(r"^CREATE (?:OR REPLACE )?(?:VIEW|FUNCTION) erc8004\.(\w+)", sql, flags=re.MULTILINE)
+
+    assert len(public) > 15
+    assert [name for name in public if f"`{name}`" not in readme and f"`{name}(" not in readme] == []
+
+
+def test_readme_names_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(ERC8004_\w+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    lines = {line.key: line for line in load_settings({}, need_chains=False).describe()}
+    listed = {key: default.split("`")[1] for key, default in rows.items()}
+
+    assert listed == {key: line.default for key, line in lines.items() if key.startswith("ERC8004_")}
+
+
+def test_readme_names_every_key_of_a_chain() -> None:
+    table = (ROOT / "README.md").read_text().partition("| key of a `[[chain]]` |")[2].partition("\n\n")[0]
+    keys = re.findall(r"^\| `(?:\[\[chain\.)?(\w+)(?:\]\])?` \|", table, flags=re.MULTILINE)
+
+    assert sorted(keys) == sorted(FileChain.model_fields)
+
+
+def test_readme_lists_the_known_chains_that_need_only_an_rpc() -> None:
+    listed = re.search(
+        r"^Known chains with their first blocks: ([^.]+)\.", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert listed is not None
+
+    complete = {name for name, chain in KNOWN_CHAINS.items() if chain.start_block is not None}
+
+    assert set(listed[1].split(", ")) == complete
+
+
+def test_readme_configuration_is_accepted(tmp_path: Path) -> None:
+    example = re.search(r"```toml\n(.+?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert example is not None
+    path = tmp_path / "erc8004.toml"
+    path.write_text(example[1])
+
+    settings = load_settings({"ERC8004_CONFIG": str(path), "BACKUP_RPC_URL": "https://backup.example/key"})
+
+    assert [chain.name for chain in settings.chains] == ["base", "local"]
+
+
+def test_readme_names_every_command() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Operate it")[2].partition("\n\n- ")[0]
+    named = {word for row in re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE) for word in row.split()}
+
+    assert {command.callback.__name__ for command in cli.registered_commands if command.callback} <= named
