@@ -52,6 +52,9 @@ class Source(Protocol):
     async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
         """All logs of exactly this block."""
 
+    def figures(self) -> list[dict[str, object]]:
+        """What is known of each provider, `requests` sent among it."""
+
 
 class Sink(Protocol):
     """Where batches go: all of one, or nothing."""
@@ -81,7 +84,9 @@ class Bookkeeping(Protocol):
     async def standing(self, chain_id: int) -> Standing:
         """Where the chain stands."""
 
-    async def observe(self, chain_id: int, head: BlockRef, finalized: int | None) -> int | None:
+    async def observe(
+        self, chain_id: int, head: BlockRef, finalized: int | None, providers: Sequence[object]
+    ) -> int | None:
         """Store what the nodes say; the highest finalized block ever seen comes back."""
 
 
@@ -166,7 +171,9 @@ class Worker:
         """Ask for the head and keep what is said of it. The finalized block never goes down."""
         tip = await self.source.tip()
         said = self._finalized_by(tip)
-        known = await self.books.observe(self.plan.chain_id, tip.head, said)
+        providers = self.source.figures()
+        self.counters.rpc_requests = sum(int(str(one["requests"])) for one in providers)
+        known = await self.books.observe(self.plan.chain_id, tip.head, said, providers)
         self._final = said if known is None else known
         self._looked_up = time.monotonic()
         self.alive()

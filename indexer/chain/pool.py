@@ -64,6 +64,20 @@ class Pool:
         for provider in self.providers:
             await provider.aclose()
 
+    def figures(self) -> list[dict[str, object]]:
+        """Tell what is known of each provider, in order of preference; `resting_s` is how long it is left alone yet."""
+        now = self._clock()
+        return [
+            {
+                "host": one.host,
+                "admitted": one.admitted,
+                "requests": one.requests,
+                "max_range": one.span_cap,
+                "resting_s": round(max(0.0, self._closed[one][0] - now), 1) if one in self._closed else 0.0,
+            }
+            for one in self.providers
+        ]
+
     async def check_chain(self, expected: int) -> None:
         """Hold every provider to this chain id from now on, asking each that can be reached at once.
 

@@ -69,6 +69,7 @@ class Provider:
         self.span_cap: int | None = None  # blocks a getLogs, where the provider has a rule
         self.max_addresses: int | None = None
         self.log_times = True  # blockTimestamp of its logs can be relied on
+        self.requests = 0  # HTTP requests sent so far
         self.admitted = False  # showed the right chain id since it last was away
 
     async def aclose(self) -> None:
@@ -194,6 +195,7 @@ class Provider:
     async def _post(self, body: bytes, calls: Sequence[Call[T]]) -> _Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
+        self.requests += 1
         try:
             async with self._session.post(self._url, data=body, headers=_HEADERS) as response:
                 content = await self._read(response, calls)

@@ -97,6 +97,10 @@ class Source:
         """Close all connections."""
         await self.pool.aclose()
 
+    def figures(self) -> list[dict[str, object]]:
+        """Tell what is known of each provider, as `Pool.figures` does."""
+        return self.pool.figures()
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -79,7 +79,7 @@ class Chains:
         )
 
     async def observe(
-        self, chain_id: int, head: BlockRef, finalized: int | None, providers: Sequence[object] = ()
+        self, chain_id: int, head: BlockRef, finalized: int | None, providers: Sequence[object]
     ) -> int | None:
         """Store what the nodes say now, as a sign of life too; return the highest finalized block ever seen."""
         async with self._database.transaction() as connection:
