@@ -34,7 +34,7 @@ fmt:  ## put every file into the project's format
 
 bench:  ## measure decoding and committing on this machine: a JSON line each
 	@.ci/venv dev
-	@$(ALONE) $(BIN)/python -m tests.bench $(ARGS)
+	@$(ALONE) PYTHONPATH=tests $(BIN)/python -m bench
 
 contracts:  ## compile tests/contracts into indexer/demo/artifacts (needs npm; the result is committed)
 	npm install --prefix .tools --no-audit --no-fund --ignore-scripts solc@0.8.37
