@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def _log_crash() -> None:
-    import structlog  # noqa: PLC0415 - see the module's docstring; so are the other imports inside functions
+    import structlog
 
-    from indexer import logs  # noqa: PLC0415
+    from indexer import logs
 
     if not structlog.is_configured():
         logs.configure("info")
@@ -121,7 +121,7 @@ def run(
 ) -> None:
     """Backfill, then follow the head of every chain."""
     settings = _settings(chains=chain or (), rpc=rpc)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     outcome = _await(app.run(settings, until=until, no_wait=no_wait, as_json=as_json))
     if as_json or until is not None:
@@ -133,7 +133,7 @@ def run(
 def status(*, as_json: Json = False) -> None:
     """Tell how fresh and how whole each chain is."""
     settings = _settings(need_chains=False)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     _report(*_await(app.status(settings)), as_json=as_json)
 
@@ -149,7 +149,7 @@ def verify(
 ) -> None:
     """Compare the tables with ledger and contracts."""
     settings = _settings(need_chains=False)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     _report(*_await(app.verify(settings, chain, sample)), as_json=as_json)
 
@@ -162,7 +162,7 @@ def publish(
     if not rebuild:
         raise typer.BadParameter("`publish` needs --rebuild; a running daemon publishes by itself")
     settings = _settings(need_chains=False)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     raise typer.Exit(_await(app.publish_rebuild(settings)))
 
@@ -171,7 +171,7 @@ def publish(
 def migrate() -> None:
     """Bring the database's schema up to date."""
     settings = _settings(need_chains=False)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     _await(app.migrate(settings))
 
@@ -190,7 +190,7 @@ def url(what: Annotated[Literal["database", "valkey", "http"], typer.Argument(me
     For example: psql "$(erc8004-indexer url database)"
     """
     settings = _settings(need_chains=False)
-    from indexer import app  # noqa: PLC0415
+    from indexer import app
 
     typer.echo(_await(app.url(settings, what)))
 
@@ -199,7 +199,7 @@ def url(what: Annotated[Literal["database", "valkey", "http"], typer.Argument(me
 def demo(*, until: Until = None, as_json: Json = False) -> None:
     """Index a local chain with live traffic."""
     settings = _settings(need_chains=False)
-    from indexer.demo import run_demo  # noqa: PLC0415
+    from indexer.demo import run_demo
 
     exit_code, document = _await(run_demo(settings, until, as_json))
     if as_json or until is not None:
@@ -208,8 +208,8 @@ def demo(*, until: Until = None, as_json: Json = False) -> None:
 
 
 def _settings(*, chains: Sequence[str] = (), rpc: str | None = None, need_chains: bool = True) -> Settings:
-    from indexer import logs  # noqa: PLC0415
-    from indexer.settings import load_settings  # noqa: PLC0415
+    from indexer import logs
+    from indexer.settings import load_settings
 
     settings = load_settings(os.environ, chains=chains, rpc=rpc, need_chains=need_chains)
     logs.configure(settings.log_level)
@@ -226,7 +226,7 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:  # Windows
         return None
     return uvloop.new_event_loop
@@ -245,7 +245,7 @@ def _print(document: Mapping[str, object], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(document, indent=2, default=str))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _UNCUT)
     for key, value in document.items():
@@ -254,8 +254,8 @@ def _print(document: Mapping[str, object], *, as_json: bool) -> None:
 
 
 def _table(title: str, records: Sequence[Mapping[str, object]], *, ruled: bool) -> Table:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich import box
+    from rich.table import Table
 
     fields = list(dict.fromkeys(field for record in records for field in record))
     rows = [[_cell(record.get(field)) for field in fields] for record in records]

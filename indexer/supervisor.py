@@ -1,7 +1,7 @@
 """One task a chain: wait for the lease, run the worker, renew; after an error begin again, alone.
 
-A chain that fails never disturbs another. What cannot be mended by trying again (wrong chain id, refused credentials) ends
-the program; a reorg beyond finality halts its chain.
+A chain that fails never disturbs another. What cannot be mended by trying again (wrong chain id, refused credentials)
+ends the program; a reorg beyond finality halts its chain.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Trouble:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps one chain indexed: `ready` checks what it needs, `work` then runs under a lease till it is done or raises."""
+    """Keeps one chain indexed: `ready` checks what it needs; then `work` runs under a lease until done."""
 
     chain_id: int
     chain: str

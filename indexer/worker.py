@@ -53,7 +53,7 @@ class Source(Protocol):
         """All logs of exactly this block."""
 
     def figures(self) -> list[dict[str, object]]:
-        """What is known of each provider, `requests` sent among it."""
+        """Tell what is known of each provider, `requests` sent among it."""
 
 
 class Sink(Protocol):

@@ -116,7 +116,7 @@ def postgres_url(servers: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template_database(postgres_url: str, servers: Path) -> str:
     """Return the name of a database with the schema of today, migrated by whichever worker comes first."""
-    from indexer.store.migrations import migrate  # noqa: PLC0415 - most tests need no schema
+    from indexer.store.migrations import migrate
 
     name = _template_name(servers)
 
@@ -205,7 +205,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int) -> None:
 @pytest.fixture(scope="session")
 def anvil_program() -> Path:
     """Return the path of the local chain's program."""
-    from indexer.demo.anvil import find_anvil  # noqa: PLC0415 - most tests need no chain
+    from indexer.demo.anvil import find_anvil
 
     return find_anvil()
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from simulator.chain import SimChain
+from workload import DEPLOYMENT
 
 from indexer.core.abi import load_forms
 from indexer.core.decode import Decoder
@@ -20,7 +21,6 @@ from indexer.store.leases import Leases
 from indexer.store.projections import STATE_TABLES
 from indexer.store.queries import queries
 from indexer.store.writer import Committed, RolledBack, Writer
-from workload import DEPLOYMENT
 
 CHAIN_ID = ChainId(31337)
 COMPARED = ("logs", *TYPED_TABLES, *STATE_TABLES, "chain_totals")

@@ -1,4 +1,4 @@
-"""Random histories of the registries: every form, old and new, odd and malformed, over few agents so that things clash."""
+"""Random histories of the registries: every form, odd and malformed ones too, over few agents so that things clash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ VALIDATIONS = (bytes.fromhex("82" * 20), bytes.fromhex("83" * 20))
 DEPLOYMENT = Deployment(IDENTITY, REPUTATION, VALIDATIONS, 0)
 ZERO = bytes(20)
 
-_TEXTS = ("", "speed", "ok", "ä\N{ROBOT FACE}", b"nul\x00inside", b"\xff\xfebroken", "agentWallet\0", "AgentWallet", "x" * 3000)
+_ODD = (b"nul\x00inside", b"\xff\xfebroken", "agentWallet\0", "AgentWallet", "x" * 3000)
+_TEXTS = ("", "speed", "ok", "ä\N{ROBOT FACE}", *_ODD)
 _TAGS = ("", "speed", "Speed", "quality", b"\xffraw")
 
 
@@ -84,7 +85,7 @@ class Workload:
         form = self.random.choice(("identity/metadata_set", "identity/metadata_set_2025_11_12"))
         key, lie = self._text(), self._text()
         indexed = key if self.random.random() < 0.8 else lie
-        value = self.random.choice((b"", b"value", b"\xff\x00", "text".encode()))
+        value = self.random.choice((b"", b"value", b"\xff\x00", b"text"))
         return [form_log(IDENTITY, form, self._agent(), indexed, key, value)]
 
     def _wallet(self, agent: int | None = None) -> list[SimLog]:
@@ -101,13 +102,14 @@ class Workload:
         return [form_log(IDENTITY, "identity/approval_for_all", self._person(), self._person(), approved)]
 
     def _feedback(self) -> list[SimLog]:
-        value = self.random.choice((0, 1, 50, 80, 100, 101, -50, 9550, 10**38, -(10**38), self.random.randrange(1000)))
+        some = self.random.randrange(1000)
+        value = self.random.choice((0, 1, 50, 80, 100, 101, -50, 9550, 10**38, -(10**38), some))
         decimals = self.random.choice((0, 0, 0, 1, 2, 2, 18))
         tag = self.random.choice(_TAGS)
         return [
             form_log(
-                REPUTATION, "reputation/new_feedback", self._agent(), self._person(), self.random.randrange(1, 6), value,
-                decimals, tag, tag, self.random.choice(_TAGS), self._text(), self._text(), self._hash(),
+                REPUTATION, "reputation/new_feedback", self._agent(), self._person(), self.random.randrange(1, 6),
+                value, decimals, tag, tag, self.random.choice(_TAGS), self._text(), self._text(), self._hash(),
             )
         ]  # fmt: skip
 
