@@ -423,27 +423,42 @@ class StubbornDaemon(Daemon):
         return self.document
 
 
+class SilentDaemon(Daemon):
+    """Its status never comes."""
+
+    async def status(self) -> StatusDocument:
+        return await asyncio.Future()
+
+
+async def no_reading_is_left() -> bool:
+    """Give tasks, and then what waits for their end, a turn; say whether a reading is left."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return not any(task.get_name() == "http status" for task in asyncio.all_tasks())
+
+
 async def test_readings_that_hang_do_not_pile_up_and_block_no_later_one() -> None:
     daemon = StubbornDaemon()
     reader = StatusReader(daemon, timeout_s=0.01)
 
-    for _ in range(4):
-        answers = await asyncio.gather(reader.read(), reader.read(), return_exceptions=True)
-        assert [type(answer) for answer in answers] == [StoreUnavailable, StoreUnavailable]
-    assert daemon.readings == 2
+    answers = [await asyncio.gather(reader.read(), reader.read(), return_exceptions=True) for _ in range(4)]
     daemon.may_answer.set()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
 
+    assert {type(answer) for pair in answers for answer in pair} == {StoreUnavailable}
+    assert daemon.readings == 2
+    assert await no_reading_is_left()
     assert await reader.read() == daemon.document
 
 
-async def test_a_server_that_closes_leaves_no_reading_behind() -> None:
-    class Silent(Daemon):
-        async def status(self) -> StatusDocument:
-            return await asyncio.Future()
+async def test_a_reading_that_takes_too_long_is_cancelled() -> None:
+    with pytest.raises(StoreUnavailable):
+        await StatusReader(SilentDaemon(), timeout_s=0.01).read()
 
-    reader = StatusReader(Silent())
+    assert await no_reading_is_left()
+
+
+async def test_a_server_that_closes_leaves_no_reading_behind() -> None:
+    reader = StatusReader(SilentDaemon())
     asking = asyncio.create_task(reader.read())
     await asyncio.sleep(0)
 
@@ -451,7 +466,7 @@ async def test_a_server_that_closes_leaves_no_reading_behind() -> None:
 
     with pytest.raises(StoreUnavailable):
         await asking
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "http status"]
+    assert await no_reading_is_left()
 
 
 # --- the socket -----------------------------------------------------------------------------------------------------
