@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -97,6 +97,11 @@ class Chains:
         """Replace the warnings that `status` shows."""
         async with self._database.transaction() as connection:
             await connection.execute(queries()["set_warnings"], chain_id, msgspec.json.encode(list(warnings)).decode())
+
+    async def tell_publisher(self, chain_id: int, figures: Mapping[str, object]) -> None:
+        """Store how far the chain is published, for `status`."""
+        async with self._database.transaction() as connection:
+            await connection.execute(queries()["set_publisher"], chain_id, msgspec.json.encode(figures).decode())
 
     async def prune_changes(self, retention_s: float) -> None:
         """Drop what is older than the change feed promises to keep."""

@@ -50,3 +50,6 @@ UPDATE heads SET warnings = $2 WHERE chain_id = $1;
 
 -- name: halt_chain
 UPDATE chains SET state = 'halted', halt_reason = $2, updated_at = now() WHERE chain_id = $1;
+
+-- name: set_publisher
+UPDATE heads SET publisher = $2 WHERE chain_id = $1;

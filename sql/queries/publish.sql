@@ -2,12 +2,14 @@
 -- What PostgreSQL has on this snapshot; `held` counts the changes that follow cursor $2, at most $3 of them.
 SELECT c.checkpoint_block, '0x' || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash,
        extract(epoch FROM c.checkpoint_time)::bigint AS checkpoint_time, c.cursor,
-       h.head_block, h.finalized_block, greatest(h.head_block - c.checkpoint_block, 0) AS lag_blocks,
+       h.head_block, h.finalized_block,
+       CASE WHEN h.head_block IS NOT NULL THEN greatest(h.head_block - c.checkpoint_block, 0) END AS lag_blocks,
        -- A restored copy beside the original has another oid, and goes its own way from then on.
        md5(i.id || ':' || d.oid)::uuid::text AS database,
        '0x' || encode(identity_of(c.chain_id, NULL), 'hex') AS first_identity,
        (SELECT count(*) FROM changes x
-        WHERE x.chain_id = c.chain_id AND x.cursor > $2::bigint AND x.cursor <= least($2::bigint + $3::bigint, c.cursor)) AS held
+        WHERE x.chain_id = c.chain_id AND x.cursor > $2::bigint
+          AND x.cursor <= least($2::bigint + $3::bigint, c.cursor)) AS held
 FROM chains c
 LEFT JOIN heads h USING (chain_id)
 CROSS JOIN database_identity i
@@ -46,9 +48,6 @@ ORDER BY n.agent_uuid;
 -- name: publish_all_agents
 DECLARE touched NO SCROLL CURSOR FOR
 SELECT agent_uuid, agent_id::text AS agent_id, '0x' || encode(registry, 'hex') AS registry FROM agents WHERE chain_id = $1;
-
--- name: publish_fetch
-FETCH FORWARD 2000 FROM touched;
 
 -- name: publish_close
 CLOSE touched;

@@ -42,8 +42,9 @@ SELECT c.chain_id, c.name AS chain,
             ELSE c.state END AS state,
        h.head_block, h.finalized_block, c.checkpoint_block,
        '0x' || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash, c.checkpoint_time,
-       greatest(h.head_block - c.checkpoint_block, 0) AS lag_blocks,
-       greatest(extract(epoch FROM h.head_time - c.checkpoint_time), 0) AS lag_seconds,
+       CASE WHEN h.head_block IS NOT NULL THEN greatest(h.head_block - c.checkpoint_block, 0) END AS lag_blocks,
+       CASE WHEN h.head_time IS NOT NULL AND c.checkpoint_time IS NOT NULL
+            THEN greatest(extract(epoch FROM h.head_time - c.checkpoint_time), 0) END AS lag_seconds,
        coalesce((SELECT max(greatest(c.checkpoint_block - r.start_block + 1 - r.covered, 0)) FROM (
             SELECT g.start_block,
                    (SELECT coalesce(sum(least(v.to_block, c.checkpoint_block) - greatest(v.from_block, g.start_block) + 1), 0)

@@ -1,0 +1,87 @@
+"""What commands need opened: database and Valkey, embedded where the settings name none; sources; the decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from indexer.chain.source import Source
+from indexer.core.abi import load_forms
+from indexer.core.decode import Decoder
+from indexer.embedded.postgres import postgres
+from indexer.embedded.valkey import valkey
+from indexer.errors import SettingsError
+from indexer.resources import data_dir
+from indexer.settings import ChainSettings, Settings
+from indexer.store.database import Database
+
+log = structlog.get_logger()
+
+_HTTP_FILE: Final = "http.url"
+
+
+def load_decoder() -> Decoder:
+    """Compile the event forms of `abi/`."""
+    files = data_dir("abi").glob("*/*.json")
+    return Decoder(load_forms({f"{path.parent.name}/{path.stem}": json.loads(path.read_text()) for path in files}))
+
+
+@asynccontextmanager
+async def database_url(settings: Settings, *, keep: bool = False) -> AsyncIterator[str]:
+    """Yield the database's address; the embedded server's, started where it does not run, where none is set."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    async with postgres(settings.data_dir, keep=keep) as address:
+        log.info("embedded_started", server="postgresql", data=str(settings.data_dir))
+        yield address
+
+
+@asynccontextmanager
+async def open_valkey(settings: Settings, *, keep: bool = False) -> AsyncIterator[str]:
+    """Yield Valkey's address, likewise."""
+    if settings.valkey_url is not None:
+        yield settings.valkey_url.get_secret_value()
+        return
+    async with valkey(settings.data_dir, keep=keep) as address:
+        log.info("embedded_started", server="valkey", data=str(settings.data_dir))
+        yield address
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Yield a pool over the database of the settings; nothing is asked of it yet."""
+    async with database_url(settings) as address:
+        database = await Database.open(address, size=settings.pool_size)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+def open_source(chain: ChainSettings) -> Source:
+    """Make the source of a chain; a context manager that closes its connections."""
+    return Source.open([address.get_secret_value() for address in chain.rpc], proof=chain.proof)
+
+
+def http_file(settings: Settings) -> Path:
+    """Return the file in which a running daemon leaves the address that it serves HTTP at."""
+    return settings.data_dir / _HTTP_FILE
+
+
+def http_url(settings: Settings) -> str:
+    """Return the address of HTTP. Raises SettingsError where there is none, or none yet."""
+    if settings.http_bind is None:
+        raise SettingsError("ERC8004_HTTP_BIND: is empty, so there is no HTTP")
+    host, port = settings.http_bind
+    if port != 0:
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    try:
+        return http_file(settings).read_text(encoding="utf-8").strip()
+    except OSError:
+        raise SettingsError("ERC8004_HTTP_BIND: the port is chosen by a running daemon, and none runs here") from None
