@@ -24,7 +24,7 @@ test:  ## all checks: format, lint, types, import direction, tests with coverage
 	@$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "error: not in the project's format; run make fmt" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache
+	@out=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$out" >&2; exit 1; }
 	@$(ALONE) $(BIN)/pytest -q -n 2 --cov
 
 fmt:  ## put every file into the project's format
