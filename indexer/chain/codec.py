@@ -16,6 +16,10 @@ from indexer.core.types import BlockRef, RawLog
 HASH_DIGITS: Final = 66  # 0x and 32 bytes
 ADDRESS_DIGITS: Final = 42  # 0x and 20 bytes
 MAX_TOPICS: Final = 4  # LOG0 to LOG4
+# What the tables hold; a node that sends more is lying, and must not stop a commit.
+MAX_BLOCK: Final = 2**63 - 1
+MAX_INDEX: Final = 2**31 - 1
+MAX_TIME: Final = 253_402_300_799  # the last second of the year 9999
 
 
 class LogJson(msgspec.Struct, gc=False):
@@ -134,6 +138,8 @@ def header(item: HeaderJson) -> Header:
         parent_hash=sized(item.parentHash, HASH_DIGITS),
         timestamp=quantity(item.timestamp),
     )
+    if not (0 <= ref.number <= MAX_BLOCK and 0 <= ref.timestamp <= MAX_TIME):
+        raise ValueError("a number out of all proportion")
     bloom = None if item.logsBloom is None else octets(item.logsBloom)
     return Header(ref, bloom, msgspec.structs.asdict(item))
 
@@ -173,4 +179,11 @@ def _raw_log(item: LogJson, seen: _Seen) -> RawLog:
         raise ValueError("a hash or an address of a wrong length")
     if len(topics) > MAX_TOPICS or data[:2] != "0x":
         raise ValueError("too many topics, or data that is not hex")
+    if not (
+        0 <= log.block_number <= MAX_BLOCK
+        and 0 <= log.log_index <= MAX_INDEX
+        and 0 <= log.tx_index <= MAX_INDEX
+        and 0 <= log.timestamp <= MAX_TIME
+    ):
+        raise ValueError("a number out of all proportion")
     return log

@@ -53,7 +53,7 @@ def translate(error: Exception, host: str) -> IndexerError | None:
     """Return our error for a driver's or a socket's; None where it is neither: a bug, which shall be seen."""
     if isinstance(error, _REFUSED):
         return SettingsError(f"DATABASE_URL: the server at {host} refuses: {error}")
-    if isinstance(error, _AWAY):
+    if isinstance(error, _AWAY) and not isinstance(error, ValueError):  # a value the driver cannot encode is a bug
         return StoreUnavailable(f"the database at {host} does not answer: {type(error).__name__}: {error}")
     return None
 
