@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import structlog
 
+from indexer.chain.refusals import Transport
 from indexer.errors import BeyondFinality, IndexerError, LeaseLost, Retryable, StoreUnavailable
 from indexer.store.leases import RENEW_EVERY_S, Lease, Leases
 
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 _LOOK_AT_LEASE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 15.0
+_PATIENCE: Final = 5  # failures in a row before a run that shall end gives up; some 8 s
 
 End = Literal["done", "halted", "held"]
 
@@ -35,11 +37,13 @@ class Trouble:
     """What is wrong with a chain now; a repeated fault is told once, and its end too."""
 
     reasons: tuple[str, ...] = ()
+    failures: int = 0  # in a row
     _told: set[str] = field(default_factory=set)
 
     def begin(self, kind: str, error: Exception) -> None:
         """Note a fault, and log it unless it was logged already."""
         self.reasons = (f"{kind}: {error}",)
+        self.failures += 1
         if kind not in self._told:
             self._told.add(kind)
             log.warning("database_lost" if kind == "database" else "provider_failed", error=str(error))
@@ -47,6 +51,7 @@ class Trouble:
     def end(self) -> None:
         """Note that work goes on."""
         self.reasons = ()
+        self.failures = 0
         for kind in sorted(self._told):
             log.info("database_recovered" if kind == "database" else "provider_recovered")
         self._told.clear()
@@ -84,9 +89,9 @@ class Supervisor:
                     log.warning("lease_waiting", reason=str(error))
                     return "held"
                 except Retryable as error:
-                    if not self.retry and not isinstance(error, LeaseLost):
-                        raise
                     self._note(error)
+                    if not self.retry and self._is_lost(error):
+                        raise
                 except IndexerError:
                     raise
                 except Exception as error:
@@ -107,6 +112,10 @@ class Supervisor:
                 self.trouble.begin("database", error)
             case _:
                 self.trouble.begin("provider", error)
+
+    def _is_lost(self, error: Retryable) -> bool:
+        """Say whether a run that shall end should give up: out of reach, or failing again and again."""
+        return isinstance(error, Transport) or self.trouble.failures >= _PATIENCE
 
     async def _once(self) -> None:
         await self.ready()

@@ -51,6 +51,7 @@ class _Position:
     checkpoint_hash: bytes | None
     cursor: int
     announced_final: int
+    cursor_before: int
 
 
 class Writer:
@@ -139,7 +140,11 @@ class Writer:
             yield (
                 connection,
                 _Position(
-                    chain["checkpoint_block"], chain["checkpoint_hash"], chain["cursor"], chain["announced_final"]
+                    chain["checkpoint_block"],
+                    chain["checkpoint_hash"],
+                    chain["cursor"],
+                    chain["announced_final"],
+                    chain["cursor"],
                 ),
             )
 
@@ -210,7 +215,12 @@ class Writer:
             at.announced_final,
             -1 if finalized is None else min(finalized, last.number),
         )
-        await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
+        await self._notify(connection, at)
+
+    async def _notify(self, connection: Connection, at: _Position) -> None:
+        """Wake those who listen, where there is something new in the feed."""
+        if at.cursor > at.cursor_before:
+            await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
 
     async def _rewind(self, connection: Connection, at: _Position, ancestor: BlockRef, undecodable: int) -> None:
         if undecodable:
@@ -225,7 +235,7 @@ class Writer:
             _time(ancestor) if ancestor.hash else None,
             at.cursor,
         )
-        await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
+        await self._notify(connection, at)
 
 
 async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str | None = SCHEMA) -> None:
