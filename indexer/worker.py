@@ -148,6 +148,7 @@ class Worker:
             await self._reconcile(tip)
         while not self._done(tip):
             moved = await self._advance(tip)
+            self.alive()
             if not moved and not self._done(tip):
                 await asyncio.sleep(self.plan.poll_interval_s)
             tip = await self._look_up()
@@ -176,7 +177,6 @@ class Worker:
         known = await self.books.observe(self.plan.chain_id, tip.head, said, providers)
         self._final = said if known is None else known
         self._looked_up = time.monotonic()
-        self.alive()
         if self.progress.target < 0 or self.plan.until is None:
             self.progress.target = self._target(tip)
         return tip
@@ -323,6 +323,7 @@ class Worker:
         self.counters.logs += done.logs
         self.counters.batches += 1
         self._report()
+        self.alive()
         self.committed()
         self._tell(batch, rows, done, began)
 
