@@ -26,6 +26,7 @@ _LONGEST_PAUSE_S: Final = 15.0
 _PATIENCE: Final = 5  # failures in a row before a run that shall end gives up; some 8 s
 
 End = Literal["done", "halted", "held"]
+Fault = Literal["database", "provider"]
 
 
 class StillHeldError(IndexerError):
@@ -38,22 +39,28 @@ class Trouble:
 
     reasons: tuple[str, ...] = ()
     failures: int = 0  # in a row
-    _told: set[str] = field(default_factory=set)
+    _told: set[Fault] = field(default_factory=set)
 
-    def begin(self, kind: str, error: Exception) -> None:
+    def begin(self, kind: Fault, error: Exception) -> None:
         """Note a fault, and log it unless it was logged already."""
         self.reasons = (f"{kind}: {error}",)
         self.failures += 1
-        if kind not in self._told:
-            self._told.add(kind)
-            log.warning("database_lost" if kind == "database" else "provider_failed", error=str(error))
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        if kind == "database":
+            log.warning("database_lost", error=str(error))
+        else:
+            log.warning("provider_failed", error=str(error))
 
     def end(self) -> None:
         """Note that work goes on."""
         self.reasons = ()
         self.failures = 0
-        for kind in sorted(self._told):
-            log.info("database_recovered" if kind == "database" else "provider_recovered")
+        if "database" in self._told:
+            log.info("database_recovered")
+        if "provider" in self._told:
+            log.info("provider_recovered")
         self._told.clear()
 
 
