@@ -333,8 +333,10 @@ CREATE TABLE agents (
 CREATE INDEX agents_id ON agents (chain_id, agent_id);
 CREATE INDEX agents_owner ON agents (('0x' || encode(owner, 'hex')));
 CREATE INDEX agents_wallet ON agents (('0x' || encode(wallet, 'hex')));
-CREATE INDEX agents_registered_at ON agents (registered_at);
-CREATE INDEX agents_registered_at_nulls_last ON agents (registered_at DESC NULLS LAST);
+CREATE INDEX agents_registered_tx ON agents (('0x' || encode(registered_tx, 'hex')));
+-- Orders of the views, with `NULLS LAST` and without; chain_id lets one chain's agents be picked within the index.
+CREATE INDEX agents_registered_at ON agents (registered_at, chain_id);
+CREATE INDEX agents_registered_at_nulls_last ON agents (registered_at DESC NULLS LAST, chain_id);
 
 CREATE TABLE agent_stats (
     agent_uuid          uuid PRIMARY KEY,
@@ -355,10 +357,12 @@ CREATE TABLE agent_stats (
     answered            bigint NOT NULL DEFAULT 0,
     response_sum        numeric NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
-CREATE INDEX agent_stats_feedback ON agent_stats (feedback);
-CREATE INDEX agent_stats_score ON agent_stats (average_score);
-CREATE INDEX agent_stats_score_nulls_last ON agent_stats (average_score DESC NULLS LAST);
-CREATE INDEX agent_stats_last_activity ON agent_stats (last_activity_at);
+CREATE INDEX agent_stats_feedback ON agent_stats (feedback, chain_id);
+CREATE INDEX agent_stats_feedback_nulls_last ON agent_stats (feedback DESC NULLS LAST, chain_id);
+CREATE INDEX agent_stats_score ON agent_stats (average_score, chain_id);
+CREATE INDEX agent_stats_score_nulls_last ON agent_stats (average_score DESC NULLS LAST, chain_id);
+CREATE INDEX agent_stats_last_activity ON agent_stats (last_activity_at, chain_id);
+CREATE INDEX agent_stats_last_activity_nulls_last ON agent_stats (last_activity_at DESC NULLS LAST, chain_id);
 
 -- One row per client of an agent: where its numbering stands, and its part of the figures.
 CREATE TABLE agent_clients (
