@@ -16,7 +16,7 @@ from workload import Workload
 
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
-from indexer.chain.refusals import CallFailed, Pruned, Transport
+from indexer.chain.refusals import CallFailed, PastHead, Pruned, Transport
 from indexer.chain.source import Source
 from indexer.core.rows import RowBuilder
 from indexer.core.types import BlockRange
@@ -28,6 +28,7 @@ from indexer.store import rebuild
 from indexer.store.database import Connection, Database
 from indexer.store.rebuild import SHADOW_TABLES, WHOLE_ROW, Difference, shadow_differences, stored_deployments
 from indexer.verify import Caller, VerifyDocument, asking, exit_code, verify
+from indexer.verify.sampling import OLD_FORM, PARTIAL
 from indexer.verify.views import GET_VERSION
 
 # How to make another value of the same type, of any value and of null.
@@ -308,17 +309,21 @@ async def indexed(database: Database) -> AsyncIterator[Indexed]:
 
 @dataclass
 class Doctored:
-    """Passes calls on, but for one contract's word on its version, or for an error."""
+    """Passes calls on, but for the contracts' word on their version, or for a fixed answer or error."""
 
-    inner: Caller
+    inner: Caller | None
     version: str | None = None
     error: RpcError | None = None
+    answer: bytes | None = None
 
     async def call(self, to: bytes, data: bytes, block_hash: bytes) -> bytes:
-        if self.error is not None:
-            raise self.error
         if self.version is not None and data == GET_VERSION.call_data(()):
             return encode(["string"], [self.version])
+        if self.error is not None:
+            raise self.error
+        if self.answer is not None:
+            return self.answer
+        assert self.inner is not None
         return await self.inner.call(to, data, block_hash)
 
 
@@ -370,7 +375,9 @@ async def test_what_cannot_be_asked_is_counted_by_its_reason(indexed: Indexed) -
     cases = (
         (Doctored(indexed.source, error=Pruned("node", "missing trie node")), {asking.NO_STATE}, 1),
         (Doctored(indexed.source, error=CallFailed("node", "out of gas", out_of_gas=True)), {asking.OUT_OF_GAS}, 1),
+        (Doctored(indexed.source, error=PastHead("node", "unknown block")), {asking.NO_BLOCK}, 1),
         (Doctored(indexed.source, error=bare), {asking.NO_FUNCTION}, 1),
+        (Doctored(indexed.source, answer=b""), {asking.NO_FUNCTION}, 1),
         (Doctored(indexed.source, version="1.1.0"), {asking.OTHER_VERSION}, 0),
     )
     for caller, reasons, code in cases:
@@ -380,6 +387,19 @@ async def test_what_cannot_be_asked_is_counted_by_its_reason(indexed: Indexed) -
         assert reasons <= set(document["chains"][0]["unchecked_reasons"]) <= {*reasons, asking.OTHER_VERSION}
         assert document["contracts_unreachable"] is bool(code)
         assert exit_code(document) == code
+
+
+async def test_what_the_contracts_no_longer_hold_is_not_asked(database: Database) -> None:
+    """Storage began anew once, and of some agents the registration was never indexed."""
+    workload, chain = Workload(2, agents=12), SimChain(seed=2)
+    for _ in range(24):
+        chain.mine(workload.block())
+    await (await Ledger.open(database)).index(chain)
+    caller = Doctored(None, version="2.0.0", error=Pruned("node", "missing trie node"))
+
+    document = await run(database, {CHAIN_ID: caller})
+
+    assert set(document["chains"][0]["unchecked_reasons"]) == {OLD_FORM, PARTIAL, asking.NO_STATE}
 
 
 async def test_a_node_that_goes_away_on_the_way_is_an_error(indexed: Indexed) -> None:
