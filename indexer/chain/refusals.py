@@ -244,7 +244,7 @@ PAST_HEAD_TEXTS: Final = (
     _row(r"block range extends beyond current head block"),
     _row(r"invalid block range params"),  # geth
     _row(r"height \d+ must be less than"),  # Cosmos chains
-    _row(r"blockoutofrange"),  # anvil
+    _row(r"blockoutofrange|resource not found"),  # anvil
     _row(r"unknown block|header not found|block not found|block does not exist|header for hash not found"),
 )
 
@@ -275,7 +275,10 @@ METHOD_TEXTS: Final = (
     _row(r"method .*(?:not (?:found|supported|available|allowed)|does not exist)|unsupported method"),
 )
 
-OUT_OF_GAS_TEXTS: Final = (_row(r"out of gas|gas required exceeds|gas limit (?:reached|exceeded)|gas uint64 overflow"),)
+OUT_OF_GAS_TEXTS: Final = (
+    _row(r"out of gas|gas required exceeds|gas limit (?:reached|exceeded)|gas uint64 overflow"),
+    _row(r"execution (?:aborted|timeout)"),  # geth's time limit is one of means, as gas is
+)
 REVERT_TEXTS: Final = (_row(r"revert|invalid opcode|stack (?:underflow|overflow)|invalid jump"),)
 
 

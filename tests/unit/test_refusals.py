@@ -198,6 +198,8 @@ def test_failed_call_is_told_from_missing_state() -> None:
     assert isinstance(starved, CallFailed)
     assert starved.out_of_gas
     assert type(refusal("missing trie node", method="eth_call")) is Pruned
+    assert type(refusal("Resource not found", code=-32001, method="eth_call")) is PastHead
+    assert refusal("execution aborted (timeout = 5s)", method="eth_call").out_of_gas
 
 
 def test_message_names_the_host_and_is_cut_short() -> None:
