@@ -1,1 +1,5 @@
-"""A local chain with sample registries and live traffic."""
+"""A local chain with sample registries and live traffic, and the real daemon that indexes it."""
+
+from indexer.demo.run import run_demo
+
+__all__ = ["run_demo"]

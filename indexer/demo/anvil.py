@@ -67,20 +67,20 @@ class AnvilNode:
 
 
 def find_anvil(data_dir: Path | None = None) -> Path:
-    """Return the path of anvil: `ERC8004_ANVIL`, PATH, or where `install_anvil` put it.
+    """Return the path of anvil: `INDEXER_ANVIL_BIN`, PATH, or where `install_anvil` put it.
 
     On PATH only the tested version counts (PyPI has another program of that name). Raises Fatal.
     """
-    if named := os.environ.get("ERC8004_ANVIL"):
+    if named := os.environ.get("INDEXER_ANVIL_BIN"):
         if not _version(Path(named)):
-            raise Fatal("ERC8004_ANVIL does not name an anvil that runs here")
+            raise Fatal("INDEXER_ANVIL_BIN does not name an anvil that runs here")
         return Path(named)
     candidates = [Path(found)] if (found := shutil.which("anvil")) else []
     candidates += [_binary_in(root / _TOOLS) for root in (data_dir, _project()) if root]
     for candidate in candidates:
         if _version(candidate) == VERSION:
             return candidate
-    raise Fatal(f"no anvil {VERSION} on this machine; `make demo` installs one, or set ERC8004_ANVIL to its path")
+    raise Fatal(f"no anvil {VERSION} on this machine; `make demo` installs one, or set INDEXER_ANVIL_BIN to its path")
 
 
 def ensure_anvil(data_dir: Path) -> Path:
@@ -88,7 +88,7 @@ def ensure_anvil(data_dir: Path) -> Path:
     try:
         return find_anvil(data_dir)
     except Fatal:
-        if os.environ.get("ERC8004_ANVIL"):
+        if os.environ.get("INDEXER_ANVIL_BIN"):
             raise
         return install_anvil(data_dir / _TOOLS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
@@ -74,13 +75,20 @@ class Traffic:
         head, self.head = self.head, self.head - depth
         await self._follow(self.head + 1, head)
 
-    async def run_fixed(self, logs_at_least: int = 1000, reorgs: int = 2) -> int:
-        """Make the fixed amount of traffic, reorgs spread over it, and return the head's number."""
+    async def run_fixed(
+        self, logs_at_least: int = 1000, reorgs: int = 2, before_reorg: Callable[[], Awaitable[None]] | None = None
+    ) -> int:
+        """Make the fixed amount of traffic, reorgs spread over it, and return the head's number.
+
+        `before_reorg` is awaited before each: whoever shall live through it may still have to see the old blocks.
+        """
         await self._opened()
         await self._node.rpc("anvil_setBlockTimestampInterval", [_BLOCK_TIME_S])
         try:
             for turn in range(1, reorgs + 1):
                 await self._until(logs_at_least * turn // (reorgs + 1))
+                if before_reorg:
+                    await before_reorg()
                 await self.reorg(self._rng.randint(1, _MAX_REORG))
             await self._until(logs_at_least)
             for _ in range(_SETTLED):

@@ -211,13 +211,13 @@ async def test_anvil_that_does_not_start_says_why() -> None:
 
 
 def test_an_anvil_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ERC8004_ANVIL must name the program; PATH and folders are searched for the tested version."""
+    """INDEXER_ANVIL_BIN must name the program; PATH and folders are searched for the tested version."""
     other = tmp_path / "anvil"
     other.write_text("#!/bin/sh\necho another program\n")
     other.chmod(0o755)
-    monkeypatch.setenv("ERC8004_ANVIL", str(other))
+    monkeypatch.setenv("INDEXER_ANVIL_BIN", str(other))
 
-    with pytest.raises(Fatal, match="ERC8004_ANVIL"):
+    with pytest.raises(Fatal, match="INDEXER_ANVIL_BIN"):
         find_anvil()
 
 
