@@ -233,6 +233,8 @@ CREATE TABLE feedback (
     PRIMARY KEY (chain_id, block_number, log_index)
 );
 CREATE INDEX feedback_pair ON feedback (agent_uuid, client, feedback_index);
+-- Newest first of one client, whoever gave tens of thousands too: on the bytes of the pair alone it would be sorted whole.
+CREATE INDEX feedback_client ON feedback (('0x' || encode(client, 'hex')), block_timestamp);
 CREATE INDEX feedback_counting ON feedback (agent_uuid, block_number, log_index) WHERE standing = 0;
 
 CREATE TABLE revocations (

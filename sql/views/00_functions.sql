@@ -7,22 +7,34 @@ EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
     RETURN NULL;
 END $$;
 
+-- The 20 bytes of an address in hex of any case. Any other text is an error: a slip of the pen must not read as "nothing".
+CREATE OR REPLACE FUNCTION erc8004_data.address_of(address text) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF address !~ '^0[xX][0-9a-fA-F]{40}$' THEN
+        RAISE EXCEPTION 'not an address: %', quote_literal(left(address, 100))
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'An address is 0x and 40 hex digits, in any case.';
+    END IF;
+    RETURN decode(substr(address, 3), 'hex');
+END $$;
+
 -- The identity registry behind a configured contract; without one, the chain's first deployment.
 CREATE OR REPLACE FUNCTION erc8004_data.identity_of(chain bigint, contract text) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = erc8004_data, pg_temp AS $$
     SELECT r.identity FROM registries r
-    WHERE r.chain_id = chain
-      AND (contract IS NULL OR r.address = decode(substr(lower(contract), 3), 'hex'))
+    WHERE r.chain_id = chain AND (contract IS NULL OR r.address = address_of(contract))
     ORDER BY r.active DESC, r.position, r.kind LIMIT 1
 $$;
 
 CREATE OR REPLACE FUNCTION erc8004_data.agent_key(chain bigint, identity bytea, agent numeric) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT md5('eip155:' || chain || ':0x' || encode(identity, 'hex') || ':' || trunc(agent))::uuid
+    SELECT CASE WHEN agent = trunc(agent)
+                THEN md5('eip155:' || chain || ':0x' || encode(identity, 'hex') || ':' || trunc(agent))::uuid END
 $$;
 
 -- getSummary of the reputation registry (ERC-8004 section on reputation): mean of the values at 18 decimals, truncated
 -- toward zero, then cut to the most frequent decimals (ties: the smallest), truncated again, cast to int128 unchecked.
+-- Of a deployment whose reputation registry was replaced, the one in use answers, unless the other is named.
 CREATE OR REPLACE FUNCTION erc8004.erc8004_summary(
     chain_id bigint, agent_id numeric, clients text[] DEFAULT NULL, tag1 text DEFAULT '', tag2 text DEFAULT '',
     registry text DEFAULT NULL,
@@ -30,35 +42,41 @@ CREATE OR REPLACE FUNCTION erc8004.erc8004_summary(
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    agent uuid := agent_key($1, identity_of($1, $6), $2);
+    first_identity bytea := identity_of($1, $6);
+    agent uuid := agent_key($1, first_identity, $2);
     wanted1 text := coalesce($4, '');
     wanted2 text := coalesce($5, '');
-    contract bytea := decode(substr(lower($6), 3), 'hex');
+    of_all boolean := coalesce(cardinality($3), 0) = 0;
+    contract bytea := (
+        SELECT r.address FROM registries r
+        WHERE r.chain_id = $1 AND r.kind = 'reputation' AND r.identity = first_identity
+        ORDER BY r.address = address_of($6) DESC NULLS LAST, r.active DESC, r.position LIMIT 1);
     total numeric;
     shift constant numeric := 170141183460469231731687303715884105728;
 BEGIN
     WITH chosen AS (
-        SELECT decode(substr(lower(u.client), 3), 'hex') AS client, count(*) AS times
-        FROM unnest($3) AS u (client) GROUP BY 1
+        SELECT address_of(u.client) AS client, count(*) AS times FROM unnest($3) AS u (client) GROUP BY 1
     ), by_decimals AS (
         -- Over all clients without a tag filter the sums are kept (agent_values); else they are made here.
-        SELECT v.value_decimals AS decimals, sum(v.feedback) AS n, sum(v.value_sum) AS value_sum
+        SELECT v.value_decimals AS decimals, v.feedback AS n, v.value_sum
         FROM agent_values v
-        WHERE v.agent_uuid = agent AND coalesce(cardinality($3), 0) = 0 AND wanted1 = '' AND wanted2 = ''
-          AND v.feedback > 0
-          AND ($6 IS NULL OR v.registry = contract OR contract NOT IN (
-                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'reputation'))
-        GROUP BY v.value_decimals
+        WHERE v.agent_uuid = agent AND v.registry = contract AND v.feedback > 0
+          AND of_all AND wanted1 = '' AND wanted2 = ''
         UNION ALL
-        SELECT f.value_decimals, sum(coalesce(k.times, 1)), sum(f.value_raw * coalesce(k.times, 1))
-        FROM feedback f LEFT JOIN chosen k ON k.client = f.client
-        WHERE f.agent_uuid = agent AND f.standing = 0
-          AND NOT (coalesce(cardinality($3), 0) = 0 AND wanted1 = '' AND wanted2 = '')
-          AND (coalesce(cardinality($3), 0) = 0 OR f.client IN (SELECT c.client FROM chosen c))
+        SELECT f.value_decimals, count(*), sum(f.value_raw)
+        FROM feedback f
+        WHERE f.agent_uuid = agent AND f.registry = contract AND f.standing = 0
+          AND of_all AND (wanted1 <> '' OR wanted2 <> '')
           AND (wanted1 = '' OR (f.tag1 = wanted1 AND f.tag1_raw IS NULL))
           AND (wanted2 = '' OR (f.tag2 = wanted2 AND f.tag2_raw IS NULL))
-          AND ($6 IS NULL OR f.registry = contract OR contract NOT IN (
-                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'reputation'))
+        GROUP BY f.value_decimals
+        UNION ALL
+        SELECT f.value_decimals, sum(k.times), sum(f.value_raw * k.times)
+        FROM chosen k
+        JOIN feedback f ON f.agent_uuid = agent AND f.client = k.client
+        WHERE f.registry = contract AND f.standing = 0 AND NOT of_all
+          AND (wanted1 = '' OR (f.tag1 = wanted1 AND f.tag1_raw IS NULL))
+          AND (wanted2 = '' OR (f.tag2 = wanted2 AND f.tag2_raw IS NULL))
         GROUP BY f.value_decimals
     )
     SELECT coalesce(sum(d.n), 0), sum(d.value_sum * ('1e' || 18 - d.decimals)::numeric),
@@ -75,6 +93,7 @@ BEGIN
 END $$;
 
 -- getSummary of the validation registry: latest answers only, floor of the mean; a validator listed twice counts once.
+-- A deployment answers over all its validation registries, a named one of them for itself.
 CREATE OR REPLACE FUNCTION erc8004.erc8004_validation_summary(
     chain_id bigint, agent_id numeric, validators text[] DEFAULT NULL, tag text DEFAULT '', registry text DEFAULT NULL,
     OUT count numeric, OUT average numeric)
@@ -83,16 +102,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS 
     FROM validation_requests q
     JOIN validation_responses r ON (r.chain_id, r.block_number, r.log_index) = (q.chain_id, q.answer_block, q.answer_log)
     WHERE q.agent_uuid = agent_key($1, identity_of($1, $5), $2)
-      AND (coalesce(cardinality($3), 0) = 0 OR q.validator IN (
-            SELECT decode(substr(lower(v), 3), 'hex') FROM unnest($3) v))
+      AND (coalesce(cardinality($3), 0) = 0 OR q.validator IN (SELECT address_of(v) FROM unnest($3) v))
       AND (coalesce($4, '') = '' OR (r.tag = $4 AND r.tag_raw IS NULL))
-      AND ($5 IS NULL AND q.registry = (
-               SELECT g.address FROM registries g
-               WHERE g.chain_id = $1 AND g.kind = 'validation' AND g.identity = identity_of($1, NULL)
-               ORDER BY g.active DESC, g.position LIMIT 1)
-           OR q.registry = decode(substr(lower($5), 3), 'hex')
-           OR decode(substr(lower($5), 3), 'hex') NOT IN (
-               SELECT g.address FROM registries g WHERE g.chain_id = $1 AND g.kind = 'validation'))
+      AND (q.registry = address_of($5) OR NOT EXISTS (
+               SELECT FROM registries g
+               WHERE g.chain_id = $1 AND g.kind = 'validation' AND g.address = address_of($5)))
 $$;
 
 -- Owner, wallet and URI of an agent as of the end of a block; nulls where nothing was known by then.

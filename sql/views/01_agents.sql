@@ -7,25 +7,26 @@ SELECT a.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        CASE WHEN a.registered_at IS NULL THEN 'partial' ELSE 'registered' END AS status,
        NULL::text AS name, NULL::text AS description, NULL::text AS image, NULL::boolean AS active,
        NULL::boolean AS x402_support,
-       coalesce(s.feedback, 0) AS feedback_count,
+       s.feedback AS feedback_count,
        a.registered_at AS created_at, a.registered_block AS created_block,
        '0x' || encode(a.registered_tx, 'hex') AS created_tx_hash,
        a.updated_at, s.last_activity_at
 FROM agents a
-LEFT JOIN agent_stats s USING (agent_uuid)
+-- Both conditions, so that an order by any figure within a chain has an index.
+JOIN agent_stats s ON (s.agent_uuid, s.chain_id) = (a.agent_uuid, a.chain_id)
 LEFT JOIN chains c ON c.chain_id = a.chain_id;
 
 CREATE VIEW erc8004.erc8004_agent_metadata AS
-SELECT m.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT m.agent_uuid, m.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        m.key, m.key_raw, m.value,
        erc8004_data.utf8(m.value) AS value_text,
        m.updated_at, m.block_number, m.log_index
 FROM agent_metadata m
-LEFT JOIN agents a ON a.agent_uuid = m.agent_uuid
-LEFT JOIN chains c ON c.chain_id = a.chain_id;
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (m.agent_uuid, m.chain_id)
+LEFT JOIN chains c ON c.chain_id = m.chain_id;
 
 CREATE VIEW erc8004.erc8004_agent_owners AS
-SELECT t.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT t.agent_uuid, t.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        '0x' || encode(t.to_address, 'hex') AS owner_address,
        t.block_number AS from_block, t.log_index,
        (SELECT n.block_number FROM transfers n
@@ -35,11 +36,11 @@ SELECT t.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        '0x' || encode(l.tx_hash, 'hex') AS tx_hash
 FROM transfers t
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (t.chain_id, t.block_number, t.log_index)
-LEFT JOIN agents a ON a.agent_uuid = t.agent_uuid
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (t.agent_uuid, t.chain_id)
 LEFT JOIN chains c ON c.chain_id = t.chain_id;
 
 CREATE VIEW erc8004.erc8004_agent_uris AS
-SELECT u.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT u.agent_uuid, u.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        u.token_uri, u.token_uri_raw,
        u.block_number AS from_block, u.log_index,
        (SELECT n.block_number FROM uris n
@@ -50,12 +51,12 @@ SELECT u.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        '0x' || encode(l.tx_hash, 'hex') AS tx_hash
 FROM uris u
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (u.chain_id, u.block_number, u.log_index)
-LEFT JOIN agents a ON a.agent_uuid = u.agent_uuid
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (u.agent_uuid, u.chain_id)
 LEFT JOIN chains c ON c.chain_id = u.chain_id
 WHERE u.applies;
 
 CREATE VIEW erc8004.erc8004_agent_wallets AS
-SELECT m.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT m.agent_uuid, m.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        CASE WHEN octet_length(m.value) = 20 THEN '0x' || encode(m.value, 'hex') END AS agent_wallet,
        m.block_number AS from_block, m.log_index,
        (SELECT n.block_number FROM metadata_writes n
@@ -66,7 +67,7 @@ SELECT m.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        '0x' || encode(l.tx_hash, 'hex') AS tx_hash
 FROM metadata_writes m
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (m.chain_id, m.block_number, m.log_index)
-LEFT JOIN agents a ON a.agent_uuid = m.agent_uuid
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (m.agent_uuid, m.chain_id)
 LEFT JOIN chains c ON c.chain_id = m.chain_id
 WHERE m.is_wallet AND m.applies;
 

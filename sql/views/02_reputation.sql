@@ -1,7 +1,7 @@
 CREATE VIEW erc8004.erc8004_reputation AS
-SELECT f.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT f.agent_uuid, f.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        '0x' || encode(f.registry, 'hex') AS reputation_registry,
-       '0x' || encode(k.client, 'hex') AS client_address,
+       '0x' || encode(f.client, 'hex') AS client_address,
        f.feedback_index, f.epoch, f.value_raw, f.value_decimals, f.value,
        CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
        f.tag1, f.tag1_raw, f.tag2, f.tag2_raw,
@@ -13,14 +13,12 @@ SELECT f.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        '0x' || encode(l.tx_hash, 'hex') AS tx_hash,
        f.block_timestamp AS created_at
 FROM feedback f
-LEFT JOIN agents a ON a.agent_uuid = f.agent_uuid
--- The client comes from the pair: its index by hex serves lookups, and feedback itself needs none.
-LEFT JOIN agent_clients k ON (k.agent_uuid, k.registry, k.client) = (f.agent_uuid, f.registry, f.client)
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (f.agent_uuid, f.chain_id)
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (f.chain_id, f.block_number, f.log_index)
 LEFT JOIN chains c ON c.chain_id = f.chain_id;
 
 CREATE VIEW erc8004.erc8004_feedback_responses AS
-SELECT r.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+SELECT r.agent_uuid, r.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        '0x' || encode(r.registry, 'hex') AS reputation_registry,
        '0x' || encode(r.client, 'hex') AS client_address,
        r.feedback_index,
@@ -31,7 +29,7 @@ SELECT r.agent_uuid, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'he
        '0x' || encode(l.tx_hash, 'hex') AS tx_hash,
        r.block_timestamp AS created_at
 FROM feedback_responses r
-LEFT JOIN agents a ON a.agent_uuid = r.agent_uuid
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (r.agent_uuid, r.chain_id)
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (r.chain_id, r.block_number, r.log_index)
 LEFT JOIN chains c ON c.chain_id = r.chain_id;
 
@@ -41,7 +39,7 @@ SELECT a.agent_uuid, a.agent_id, a.chain_id, c.name AS chain, '0x' || encode(a.r
        s.feedback AS total_feedback, s.average_score, s.positive AS positive_feedback, s.negative AS negative_feedback,
        s.revoked AS revoked_feedback, s.clients AS unique_clients, s.last_feedback_at
 FROM agent_stats s
-JOIN agents a USING (agent_uuid)
+JOIN agents a ON (a.agent_uuid, a.chain_id) = (s.agent_uuid, s.chain_id)
 LEFT JOIN chains c ON c.chain_id = a.chain_id;
 
 CREATE VIEW erc8004.v_erc8004_agent_stats AS
@@ -60,11 +58,11 @@ SELECT a.agent_uuid, a.agent_id, a.chain_id, c.name AS chain, '0x' || encode(a.r
             WHEN s.average_score >= 60 THEN 'fair'
             ELSE 'poor' END AS trust_level
 FROM agent_stats s
-JOIN agents a USING (agent_uuid)
+JOIN agents a ON (a.agent_uuid, a.chain_id) = (s.agent_uuid, s.chain_id)
 LEFT JOIN chains c ON c.chain_id = a.chain_id;
 
 CREATE VIEW erc8004.v_erc8004_tag_stats AS
-SELECT f.agent_uuid, a.agent_id, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address,
+SELECT f.agent_uuid, a.agent_id, f.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address,
        f.tag1, f.tag1_raw,
        CASE WHEN f.tag1 IS NULL THEN '0x' || encode(f.tag1_hash, 'hex') END AS tag1_hash,
        f.tag2, f.tag2_raw, f.value_decimals,
@@ -72,10 +70,10 @@ SELECT f.agent_uuid, a.agent_id, a.chain_id, c.name AS chain, '0x' || encode(a.r
        percentile_disc(0.5) WITHIN GROUP (ORDER BY f.value) AS median,
        min(f.value) AS min, max(f.value) AS max, count(DISTINCT f.client) AS unique_clients
 FROM feedback f
-LEFT JOIN agents a ON a.agent_uuid = f.agent_uuid
-LEFT JOIN chains c ON c.chain_id = a.chain_id
+LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (f.agent_uuid, f.chain_id)
+LEFT JOIN chains c ON c.chain_id = f.chain_id
 WHERE f.standing = 0
-GROUP BY f.agent_uuid, a.agent_id, a.chain_id, c.name, a.registry, f.tag1, f.tag1_raw,
+GROUP BY f.agent_uuid, a.agent_id, f.chain_id, c.name, a.registry, f.tag1, f.tag1_raw,
          CASE WHEN f.tag1 IS NULL THEN '0x' || encode(f.tag1_hash, 'hex') END, f.tag2, f.tag2_raw, f.value_decimals;
 
 CREATE VIEW erc8004.v_erc8004_client_stats AS
@@ -85,4 +83,4 @@ SELECT k.chain_id, c.name AS chain, '0x' || encode(k.client, 'hex') AS client_ad
        min(k.first_at) AS first_at, max(k.last_at) AS last_at
 FROM agent_clients k
 LEFT JOIN chains c ON c.chain_id = k.chain_id
-GROUP BY k.chain_id, c.name, '0x' || encode(k.client, 'hex');
+GROUP BY k.chain_id, c.name, k.client;

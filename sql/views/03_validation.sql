@@ -40,4 +40,4 @@ SELECT q.chain_id, c.name AS chain, '0x' || encode(q.validator, 'hex') AS valida
        greatest(max(q.block_timestamp), max(q.responded_at)) AS last_at
 FROM validation_requests q
 LEFT JOIN chains c ON c.chain_id = q.chain_id
-GROUP BY q.chain_id, c.name, '0x' || encode(q.validator, 'hex');
+GROUP BY q.chain_id, c.name, q.validator;

@@ -18,9 +18,10 @@ LEFT JOIN heads h ON h.chain_id = l.chain_id;
 
 CREATE VIEW erc8004.v_erc8004_chain_stats AS
 SELECT c.chain_id, c.name AS chain, coalesce(t.agents, 0) AS agents,
-       (SELECT count(DISTINCT a.owner) FROM agents a WHERE a.chain_id = c.chain_id) AS owners,
+       (SELECT count(o.owner) FROM (SELECT DISTINCT a.owner FROM agents a WHERE a.chain_id = c.chain_id) o) AS owners,
        coalesce(t.feedback, 0) AS feedback, coalesce(t.revoked, 0) AS revoked, coalesce(t.responses, 0) AS responses,
-       (SELECT count(DISTINCT k.client) FROM agent_clients k WHERE k.chain_id = c.chain_id AND k.feedback > 0) AS clients,
+       (SELECT count(*) FROM (
+            SELECT DISTINCT k.client FROM agent_clients k WHERE k.chain_id = c.chain_id AND k.feedback > 0) k) AS clients,
        coalesce(t.validations, 0) AS validations, coalesce(t.answered, 0) AS answered
 FROM chains c
 LEFT JOIN chain_totals t USING (chain_id);
