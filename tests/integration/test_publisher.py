@@ -328,7 +328,7 @@ async def test_an_empty_block_moves_the_checkpoint_alone(
 
 
 async def test_subscribers_hear_of_each_published_batch_once(
-    ledger: Ledger, publisher: Publisher, valkey: Redis
+    database: Database, ledger: Ledger, publisher: Publisher, valkey: Redis
 ) -> None:
     chain, workload = history(3)
     async with valkey.pubsub() as listener:
@@ -348,7 +348,14 @@ async def test_subscribers_hear_of_each_published_batch_once(
             assert isinstance(message["block_number"], int)
             assert float(stored.pop("updated_at")) == message.pop("updated_at")
             assert {name: text(value) for name, value in message.items()} == stored
-        assert await listener.get_message(timeout=0) is None
+        async with database.transaction() as connection:
+            await connection.execute("UPDATE heads SET head_block = $1", chain.head.number + 1)
+        await publisher.catch_up(CHAIN_ID)
+        assert await valkey.hget(f"{PREFIX}checkpoint", "lag_blocks") == "1"
+        await valkey.publish("erc8004:checkpoints", "nothing in between")
+        heard = await listener.get_message(ignore_subscribe_messages=True, timeout=DEADLINE_S)
+        assert heard is not None
+        assert heard["data"] == "nothing in between"
 
 
 async def test_an_emptied_valkey_is_filled_again_without_a_new_block(
@@ -447,7 +454,7 @@ async def test_a_crash_repeats_and_never_loses(
     applied: bool,
     stretch: int,
 ) -> None:
-    chain, workload = history(7)
+    chain, workload = history(7, blocks=12)
     await ledger.index(chain, (2,), announce=True)
     execute, random = Pipeline.execute, Random(7)
 
@@ -463,8 +470,8 @@ async def test_a_crash_repeats_and_never_loses(
         if stretch < 10:  # a rebuild begins anew after each fault, and in so many parts would hardly come to its end
             await publisher.catch_up(CHAIN_ID)
         monkeypatch.setattr(Pipeline, "execute", break_down)
-        for _ in range(8):
-            await ledger.rollback(chain.reorg(4, [workload.block() for _ in range(8)]))
+        for _ in range(5):
+            await ledger.rollback(chain.reorg(4, [workload.block() for _ in range(6)]))
             await ledger.index(chain, (2,), announce=True)
             while True:
                 try:
@@ -473,32 +480,73 @@ async def test_a_crash_repeats_and_never_loses(
                     faults += 1
                 else:
                     break
-    assert faults > 3
+    assert faults > 2
     await assert_equal(database, valkey)
     assert await stream(valkey) == await told(database)
 
 
+@pytest.mark.parametrize("moment", ["watch", "execute"], ids=["between two writes", "within a write"])
 async def test_emptying_valkey_in_the_middle_of_a_rebuild_begins_it_again(
-    database: Database, valkey_url: str, ledger: Ledger, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+    database: Database, valkey_url: str, ledger: Ledger, valkey: Redis, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    chain, _ = history(7)
-    await ledger.index(chain)
-    execute = Pipeline.execute
-    turn = 0
+    chain, _ = history(7, blocks=6)
+    await ledger.index(chain, announce=True)
+    act = getattr(Pipeline, moment)
+    turn = steps = 0
 
     async def empty(pipe: Any, *args: Any, **options: Any) -> Any:
         nonlocal turn
         turn += 1
-        if turn == 4:
+        if turn == steps:
             await valkey.flushall()
+        return await act(pipe, *args, **options)
+
+    monkeypatch.setattr(Pipeline, moment, empty)
+    async with publishing(database, valkey_url, stretch=20) as publisher:
+        while turn >= steps:
+            await valkey.flushall()
+            turn, steps = 0, steps + 1
+            await publisher.catch_up(CHAIN_ID)
+            await assert_equal(database, valkey)
+    assert steps > 5
+
+
+async def test_a_rebuild_that_broke_off_leaves_no_entry_twice(
+    database: Database, ledger: Ledger, publisher: Publisher, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, workload = history(7)
+    await ledger.index(chain, announce=True)
+    await publisher.catch_up(CHAIN_ID)
+    chain.mine([*workload.block(), *workload.block()])
+    await ledger.index(chain, announce=True)
+    execute = Pipeline.execute
+
+    async def break_down(pipe: Any, *args: Any, **options: Any) -> Any:
+        if len(await valkey.xrange(f"{PREFIX}changes")) == ledger.committed[-1].cursor:
+            raise RedisConnectionError("broken off")
         return await execute(pipe, *args, **options)
 
-    monkeypatch.setattr(Pipeline, "execute", empty)
-    async with publishing(database, valkey_url, stretch=1) as publisher:
-        await publisher.catch_up(CHAIN_ID)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "execute", break_down)
+        with pytest.raises(ValkeyUnavailable):
+            await publisher.rebuild(CHAIN_ID)
+    await publisher.catch_up(CHAIN_ID)
 
-    assert turn > 4
-    await assert_equal(database, valkey)
+    assert await stream(valkey) == await told(database)
+    assert await valkey.hget(f"{PREFIX}checkpoint", "cursor") == str(ledger.committed[-1].cursor)
+
+
+async def test_a_rebuild_of_another_publisher_is_waited_for_while_it_lives(
+    ledger: Ledger, publisher: Publisher, valkey: Redis
+) -> None:
+    await ledger.index(history(7)[0])
+    await valkey.set(f"{PREFIX}rebuild", "another", px=300)
+    began = time.monotonic()
+
+    await publisher.catch_up(CHAIN_ID)
+
+    assert time.monotonic() - began >= 0.25
+    assert await valkey.exists(f"{PREFIX}agent:1")
 
 
 async def test_two_publishers_at_once_agree(database: Database, valkey_url: str, ledger: Ledger, valkey: Redis) -> None:
@@ -698,7 +746,7 @@ def test_an_address_that_cannot_be_read_is_a_mistake_in_the_settings(url: str) -
 async def test_a_cluster_is_found_out_and_served(
     database: Database, ledger: Ledger, own_valkey: Callable[..., Server]
 ) -> None:
-    server = own_valkey("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
+    server = own_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     client = Redis.from_url(f"redis://127.0.0.1:{server.port}", decode_responses=True)
     chain, workload = history(12)
     await ledger.index(chain, announce=True)
