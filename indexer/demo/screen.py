@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -13,9 +14,8 @@ from indexer.store.database import Database
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_LIVE_S: Final = 0.5
+_LOOK_S: Final = 0.5
 _LINE_S: Final = 5.0
-_FIRST_LINE_S: Final = 0.5  # between looks, until there is something to show
 
 
 class Screen:
@@ -43,11 +43,17 @@ class Screen:
             await self._lines(database)
 
     async def _lines(self, database: Database) -> None:
+        """Print a line every few seconds, and at once where there is news."""
+        told: object = None
+        due = 0.0
         while True:
             snapshot = await _look(database)
-            if snapshot is not None:
-                self.say(as_line(snapshot))
-            await asyncio.sleep(_LINE_S if snapshot else _FIRST_LINE_S)
+            if snapshot is not None and snapshot.status["checkpoint_block"] >= 0:
+                news = (snapshot.status["state"], snapshot.status["reorgs"])
+                if news != told or time.monotonic() >= due:
+                    self.say(as_line(snapshot))
+                    told, due = news, time.monotonic() + _LINE_S
+            await asyncio.sleep(_LOOK_S)
 
     async def _live(self, database: Database) -> None:
         from rich.console import Console  # noqa: PLC0415 - only a terminal pays for the import
@@ -56,7 +62,7 @@ class Screen:
         with Live(console=Console(file=self._out), auto_refresh=False) as live:
             while True:
                 live.update(as_table(await _look(database)), refresh=True)
-                await asyncio.sleep(_LIVE_S)
+                await asyncio.sleep(_LOOK_S)
 
 
 async def _look(database: Database) -> Snapshot | None:
