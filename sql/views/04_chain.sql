@@ -69,6 +69,11 @@ SELECT x.chain_id, c.name AS chain, x.cursor, x.kind, coalesce(l.event, v.event)
        '0x' || encode(coalesce(l.address, v.address), 'hex') AS registry,
        coalesce(l.args, v.args) AS args,
        coalesce(l.agent_uuid, v.agent_uuid) AS agent_uuid,
+       -- By the contract, as an agent whose logs were all taken back has no row any more.
+       (SELECT '0x' || encode(g.identity, 'hex') FROM registries g
+        WHERE g.chain_id = x.chain_id AND g.address = coalesce(l.address, v.address)
+          AND coalesce(l.agent_uuid, v.agent_uuid) IS NOT NULL
+        ORDER BY g.active DESC, g.position LIMIT 1) AS registry_address,
        x.committed_at
 FROM changes x
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (x.chain_id, x.block_number, x.log_index)
