@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+import asyncpg
+
 from indexer.errors import SettingsError
 from indexer.resources import data_dir
 from indexer.store.database import SCHEMA, Connection, Database
@@ -65,12 +67,22 @@ async def _apply_migrations(connection: Connection, applied: dict[str, str]) -> 
 
 
 async def _apply_views(connection: Connection, applied: dict[str, str]) -> list[str]:
-    """Make all views and functions anew when any of them changed: they hold no data."""
+    """Make all views and functions anew when any of them changed: they hold no data.
+
+    Raises SettingsError where something that is not ours was built on them: it would be lost.
+    """
     files: list[Path] = sorted((data_dir("sql") / "views").glob("*.sql"))
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     done = []
     if applied.get("views") != _digest(text):
-        await connection.execute(_DROP_VIEWS)
+        try:
+            await connection.execute(_DROP_VIEWS)
+        except asyncpg.DependentObjectsStillExistError as error:
+            dependents = (error.detail or "something depends on them").replace("\n", ", ")
+            raise SettingsError(
+                f"DATABASE_URL: the views of the schema erc8004 are made anew by this version, but {dependents};"
+                " drop that, migrate, and make it again"
+            ) from error
         await connection.execute(text)
         await _record(connection, "views", _digest(text))
         done.append("views")
