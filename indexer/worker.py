@@ -43,11 +43,14 @@ class Source(Protocol):
     async def tip(self) -> Tip:
         """Newest and final block."""
 
-    async def blocks(self, numbers: Sequence[int]) -> tuple[BlockRef, ...]:
-        """Canonical headers of ascending numbers."""
+    async def blocks(self, numbers: Sequence[int], *, elsewhere: bool = False) -> tuple[BlockRef, ...]:
+        """Canonical headers of ascending numbers; `elsewhere` asks another provider where there is one."""
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
-        """All logs of a range."""
+        """All logs of a range that is final."""
+
+    async def fetch_linked(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
+        """All logs of a range that may still change, with every header."""
 
     async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
         """All logs of exactly this block."""
@@ -209,18 +212,18 @@ class Worker:
         target = self._target(tip)
         if target <= self._checkpoint:
             return await self._check_held(tip)
-        if (
-            self._checkpoint > self._proven_final
-            and self._is_final(self._checkpoint + 1)
-            and await self._reconcile(tip)
-        ):
-            return True  # what became final while we looked away need not be what we hold
+        if self._became_final_unseen() and await self._reconcile(tip):
+            return True
         before = self._checkpoint
         async with aclosing(self._batches(tip, target)) as batches:
             async for batch in batches:
                 if not await self._join(batch, tip):
                     break
         return self._checkpoint != before
+
+    def _became_final_unseen(self) -> bool:
+        """Say whether what follows is final, and so fetched without links, while our newest blocks are unproven."""
+        return self._checkpoint > self._proven_final and self._is_final(self._checkpoint + 1)
 
     async def _check_held(self, tip: Tip) -> bool:
         """No new block: then our blocks are either still there, or were replaced at the same height."""
@@ -275,26 +278,16 @@ class Worker:
         began = time.monotonic()
         if wanted == BlockRange(tip.head.number, tip.head.number):
             batch = await self.source.fetch_block(tip.head, self.plan.addresses)
-        else:
+        elif len(wanted) == 1 or self._is_final(wanted.to_block):
             batch = await self.source.fetch(wanted, self.plan.addresses)
-        duration_s = time.monotonic() - began
-        if not self._is_final(wanted.to_block) and len(wanted) > 1:
-            batch = await self._linked(batch)
-        return batch, duration_s
-
-    async def _linked(self, batch: Batch) -> Batch:
-        """Prove that the logs of a range that may still change are all of one chain: every header, link by link."""
-        blocks = await self.source.blocks(range(batch.range.from_block, batch.range.to_block + 1))
-        hashes = {block.number: block.hash for block in blocks}
-        strangers = any(hashes[log.block_number] != log.block_hash for log in batch.logs)
-        if strangers or hashes[batch.range.to_block] != batch.blocks[-1].hash:
-            raise Inconsistent("", f"blocks {batch.range.from_block}..{batch.range.to_block} changed while being read")
-        return Batch(batch.range, blocks, batch.logs)
+        else:
+            batch = await self.source.fetch_linked(wanted, self.plan.addresses)
+        return batch, time.monotonic() - began
 
     # --- joining ----------------------------------------------------------------------------------------------------
 
     async def _join(self, batch: Batch, tip: Tip) -> bool:
-        """Commit a batch that continues what is held; say no where the chain was reorganised instead."""
+        """Commit a batch that continues what is held; say whether the next one may follow without another look."""
         first = batch.blocks[0]
         if first.number == self._checkpoint + 1 and first.parent_hash != (self._checkpoint_hash or first.parent_hash):
             await self._reconcile(tip)
@@ -302,7 +295,7 @@ class Worker:
         await self._commit(batch, tip)
         if time.monotonic() - self._looked_up > _LOOK_UP_EVERY_S:
             await self._look_up()
-        return True
+        return not self._became_final_unseen()
 
     async def _commit(self, batch: Batch, tip: Tip) -> None:
         began = time.monotonic()
@@ -370,6 +363,7 @@ class Worker:
             if not asked:
                 # Nothing of ours is on the chain, and nothing of it was ever final: begin anew.
                 if fetched:
+                    await self._confirm(fetched, tip)
                     await self._roll_back(self._before_start())
                 return bool(fetched)
             fetched = [*await self.source.blocks(asked), *fetched]
@@ -379,14 +373,28 @@ class Worker:
                         self._proven_final = max(self._proven_final, min(self._final, self._checkpoint))
                     return False
                 case Rollback(to=ancestor):
+                    await self._confirm(fetched, tip)
                     await self._roll_back(ancestor)
                     return True
                 case BeyondFinality(finalized_block=final):
+                    await self._confirm(fetched, tip)
                     raise await self._halted(final)
                 case FetchOlder():
                     below = asked[0]
                 case other:
                     assert_never(other)
+
+    async def _confirm(self, fetched: Sequence[BlockRef], tip: Tip) -> None:
+        """Read the lowest block that differs once more, best elsewhere: one answer takes nothing back (fault F4).
+
+        Asked together with the head, so that no node that is behind is heard. Raises Inconsistent where they differ.
+        """
+        held = {block.number: block.hash for block in self._held}
+        changed = next(block for block in fetched if held.get(block.number, block.hash) != block.hash)
+        numbers = sorted({changed.number, tip.head.number})
+        again = {block.number: block.hash for block in await self.source.blocks(numbers, elsewhere=True)}
+        if again[changed.number] != changed.hash:
+            raise Inconsistent("", f"block {changed.number} has two hashes in two answers")
 
     async def _roll_back(self, ancestor: BlockRef) -> None:
         if ancestor.number < self._start_block:

@@ -78,6 +78,11 @@ class Pool:
             for one in self.providers
         ]
 
+    @property
+    def preferred(self) -> Provider | None:
+        """The provider that is asked first now; None where all rest."""
+        return next(iter(self._in_order(None)), None)
+
     async def check_chain(self, expected: int) -> None:
         """Hold every provider to this chain id from now on, asking each that can be reached at once.
 

@@ -144,14 +144,17 @@ class Source:
         except PastHead:
             return None
 
-    async def blocks(self, numbers: Sequence[int]) -> tuple[BlockRef, ...]:
+    async def blocks(self, numbers: Sequence[int], *, elsewhere: bool = False) -> tuple[BlockRef, ...]:
         """Return the canonical blocks of these ascending numbers, all from one provider.
 
-        Raises PastHead where one is missing everywhere (fault F6), Inconsistent where neighbours do not link.
+        `elsewhere` asks the provider that is preferred now last. Raises PastHead where one is missing everywhere
+        (fault F6), Inconsistent where neighbours do not link.
         """
         if not numbers:
             return ()
-        return tuple(header.ref for header in await self.pool.run(lambda provider: self._headers(provider, numbers)))
+        avoid = self.pool.preferred if elsewhere else None
+        headers = await self.pool.run(lambda provider: self._headers(provider, numbers), avoid=avoid)
+        return tuple(header.ref for header in headers)
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
         """Fetch all logs of the addresses in the range, and the header of its last block, in one HTTP request.
@@ -159,11 +162,46 @@ class Source:
         `Batch.blocks` also holds the headers of the blocks with logs, where they had to be asked for to
         know the time. Raises ShrinkRange (never for one block), PastHead, or another RpcError.
         """
-        return await self._fetch(_Question(wanted, tuple(addresses)))
+        return _batch(wanted, await self._fetch(_Question(wanted, tuple(addresses))))
+
+    async def fetch_linked(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
+        """Fetch as `fetch` does, and every header: the logs are all of one chain, and of the blocks' own times.
+
+        A block whose bloom speaks for logs that the answer lacks is asked for again by its hash (fault F3). Raises
+        Inconsistent too where the chain changed between the requests.
+        """
+        fetched = await self._fetch(_Question(wanted, tuple(addresses)))
+        numbers = range(wanted.from_block, wanted.to_block + 1)
+        found = await self.pool.run(lambda provider: self._headers(provider, numbers))
+        headers = {header.ref.number: header for header in found}
+        if found[-1].ref.hash != fetched.head.ref.hash:
+            raise Inconsistent("", f"block {wanted.to_block} changed while being read")
+        logs = [*fetched.logs, *await self._kept_back(fetched, found[:-1], addresses)]
+        checks.check_hashes("", logs, headers)
+        self._check_blooms(fetched.provider, headers, logs)
+        timed = [replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
+        return Batch(wanted, tuple(header.ref for header in found), tuple(checks.in_order("", timed)))
+
+    async def _kept_back(
+        self, fetched: _Fetched, headers: Sequence[Header], addresses: Sequence[bytes]
+    ) -> list[RawLog]:
+        """Return the logs of the blocks that seem to lack some, asked for by hash, best at another provider."""
+        answered = {log.block_number for log in fetched.logs}
+        doubtful = [
+            header.ref
+            for header in headers
+            if header.ref.number not in answered and self.proof.hints_at(header, addresses)
+        ]
+        if not doubtful:
+            return []
+        return await self.pool.run(
+            lambda provider: _logs_of_blocks(provider, doubtful, tuple(addresses)), avoid=fetched.provider
+        )
 
     async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
         """Fetch the logs of exactly this block, by its hash. Raises PastHead where a reorg removed it."""
-        return await self._fetch(_Question(BlockRange(block.number, block.number), tuple(addresses), block))
+        wanted = BlockRange(block.number, block.number)
+        return _batch(wanted, await self._fetch(_Question(wanted, tuple(addresses), block)))
 
     async def call(self, to: bytes, data: bytes, block_hash: bytes) -> bytes:
         """Call a contract on the state after that block.
@@ -174,14 +212,13 @@ class Source:
         params = [{"to": hexed(to), "data": hexed(data)}, {"blockHash": hexed(block_hash)}]
         return await self.pool.run(lambda provider: _called(provider, Call("eth_call", params, codec.QUANTITY)))
 
-    async def _fetch(self, question: _Question) -> Batch:
+    async def _fetch(self, question: _Question) -> _Fetched:
         fetched = await self._fetch_once(question, avoid=None)
         if self._doubtful(fetched, question) and not await self._empty_elsewhere(fetched, question):
             fetched = await self._fetch_once(question, avoid=fetched.provider)
             if self._doubtful(fetched, question):
                 raise Inconsistent(fetched.provider.host, f"keeps back the logs of block {question.wanted.to_block}")
-        blocks = tuple(header.ref for header in fetched.headers)
-        return Batch(question.wanted, blocks, fetched.logs)
+        return fetched
 
     async def _fetch_once(self, question: _Question, avoid: Provider | None) -> _Fetched:
         try:
@@ -232,11 +269,8 @@ class Source:
                 return head, [log for answer in answers for log in _raw_logs(provider, answer)]
             except ShrinkRange as refusal:
                 return head, refusal
-            except AddressLimit:
-                chunk = provider.max_addresses or len(question.addresses)
-                if chunk == 1:
-                    raise
-                provider.max_addresses = chunk // 2
+            except AddressLimit as refusal:
+                _learn_addresses(provider, refusal, len(question.addresses))
 
     async def _check_not_cut(self, provider: Provider, question: _Question, logs: Sequence[RawLog]) -> None:
         """Ask again in halves where the count is one at which answers are cut silently (fault F20)."""
@@ -299,6 +333,10 @@ class Source:
         return header
 
 
+def _batch(wanted: BlockRange, fetched: _Fetched) -> Batch:
+    return Batch(wanted, tuple(header.ref for header in fetched.headers), fetched.logs)
+
+
 def _by_number(tag: str) -> Call[HeaderJson | None]:
     return Call("eth_getBlockByNumber", [tag, False], codec.HEADER)
 
@@ -320,6 +358,28 @@ def _raw_logs(provider: Provider, answer: list[LogJson] | ProviderError | None) 
         return codec.raw_logs(answer)
     except ValueError as error:
         raise Inconsistent(provider.host, f"a malformed log: {error}") from error
+
+
+async def _logs_of_blocks(provider: Provider, blocks: Sequence[BlockRef], addresses: tuple[bytes, ...]) -> list[RawLog]:
+    """Ask for the logs of exactly these blocks, in one request; a node that lacks one of them says so."""
+    questions = [_Question(BlockRange(block.number, block.number), addresses, block) for block in blocks]
+    while True:
+        calls = [call for question in questions for call in question.logs_calls(provider.max_addresses)]
+        try:
+            logs = [log for answer in await provider.batch(calls) for log in _raw_logs(provider, answer)]
+        except AddressLimit as refusal:
+            _learn_addresses(provider, refusal, len(addresses))
+            continue
+        checks.check_filter(provider.host, logs, BlockRange(blocks[0].number, blocks[-1].number), frozenset(addresses))
+        return logs
+
+
+def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> None:
+    """Halve the addresses a call; raises the refusal where there was but one."""
+    chunk = provider.max_addresses or asked
+    if chunk == 1:
+        raise refusal
+    provider.max_addresses = chunk // 2
 
 
 def _learn_cap(provider: Provider, refusal: ShrinkRange, wanted: BlockRange) -> None:

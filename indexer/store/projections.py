@@ -16,7 +16,7 @@ _CLEARED: Final = (*STATE_TABLES, "feedback", "validation_requests")
 _STEPS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("agents", frozenset({"logs"})),
     ("activity", frozenset({"logs"})),
-    ("identity", frozenset({"transfers", "uris", "metadata_writes", "approvals"})),
+    ("identity", frozenset({"logs"})),  # events without a typed row, as MetadataUpdate, move `updated_at` too
     ("metadata", frozenset({"metadata_writes"})),
     ("feedback", frozenset({"feedback"})),
     ("standing", frozenset({"revocations"})),

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 from ledger import Ledger
 from simulator.chain import SimChain
-from workload import Workload
+from simulator.logs import form_log
+from workload import IDENTITY, Workload
 
 from indexer.store.database import Database
 
@@ -35,6 +36,23 @@ async def test_any_split_gives_the_same_rows(database_url: str, another_database
 
     tables = []
     for url, split in ((database_url, ()), (another_database_url, sizes)):
+        database = await Database.open(url, size=2)
+        ledger = await Ledger.open(database)
+        await ledger.index(chain, split)
+        tables.append(await ledger.tables())
+        await database.close()
+
+    assert tables[0] == tables[1]
+
+
+async def test_an_event_without_a_typed_row_counts_in_any_split(database_url: str, another_database_url: str) -> None:
+    chain = SimChain(seed=5)
+    chain.mine([form_log(IDENTITY, "identity/uri_updated", 1, "x", bytes(20))])
+    chain.mine([form_log(IDENTITY, "identity/metadata_update", 1)])  # moves updated_at, and nothing else
+    chain.mine([form_log(IDENTITY, "identity/uri_updated", 2, "x", bytes(20))])
+
+    tables = []
+    for url, split in ((database_url, ()), (another_database_url, (1,))):
         database = await Database.open(url, size=2)
         ledger = await Ledger.open(database)
         await ledger.index(chain, split)

@@ -1,0 +1,139 @@
+"""What is kept is of one chain, and the canonical one, whatever providers say in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from indexing import index
+from ledger import CHAIN_ID, Ledger
+from simulator.chain import SimChain
+from simulator.logs import form_log
+from simulator.node import SimNode
+from workload import IDENTITY, Workload
+
+from indexer.errors import IndexerError
+from indexer.store.chains import Chains
+from indexer.store.database import Database
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def clean(another_database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(another_database_url, size=2)
+    yield database
+    await database.close()
+
+
+def grown(seed: int, blocks: int) -> tuple[SimChain, Workload]:
+    workload, chain = Workload(seed), SimChain(seed=seed)
+    for _ in range(blocks):
+        chain.mine(workload.block(2))
+    return chain, workload
+
+
+async def expect_truth(database: Database, clean: Database, chain: SimChain) -> None:
+    straight = await Ledger.open(clean)
+    await straight.index(chain)
+    assert await tables_of(database) == await straight.tables()
+
+
+async def tables_of(database: Database) -> dict[str, list[object]]:
+    return await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
+
+
+async def test_blocks_that_became_final_unseen_are_proven_before_more_is_put_on_top(
+    database, clean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.worker._LOOK_UP_EVERY_S", -1.0)
+    chain, workload = grown(1, 300)
+    looks = 0
+
+    async with SimNode(chain, finalized_depth=295) as node:
+
+        def answer(method: str, params: list[Any], given: Any) -> Any:
+            nonlocal looks
+            if params[:1] == ["latest"] and method == "eth_getBlockByNumber":
+                looks += 1
+                if looks == 3:  # after the first blocks that could change: meanwhile most of them did, and became final
+                    chain.reorg(280, [workload.block(2) for _ in range(300)])
+                    node.knobs.finalized_depth = 20
+                    return node.answer(method, params)
+            return given
+
+        node.intercept = answer
+        worker = await index(database, [node.url], finality_blocks=None)
+
+    assert worker.counters.reorgs == 1
+    await expect_truth(database, clean, chain)
+
+
+@pytest.mark.parametrize("depth", [5, 40], ids=["may still change", "final"])
+async def test_one_answer_of_another_branch_takes_nothing_back(database, depth: int) -> None:
+    chain, workload = grown(2, 70)
+    other = chain.fork()
+    other.reorg(depth, [workload.block(2) for _ in range(depth)])
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=20)
+        before = await tables_of(database)
+        chain.mine(workload.block(2))
+        wrong = SimNode(other)
+        asked: set[str] = set()  # each block is told wrongly once
+
+        def answer(method: str, params: list[Any], given: Any) -> Any:
+            if method == "eth_getBlockByNumber" and params[0].startswith("0x") and params[0] not in asked:
+                asked.add(params[0])
+                return wrong.answer(method, params) or given
+            return given
+
+        node.intercept = answer
+        with pytest.raises(IndexerError):
+            await index(database, [node.url], finality_blocks=20)
+        assert (await Chains(database).standing(CHAIN_ID)).halt_reason is None
+        assert await tables_of(database) == before
+        worker = await index(database, [node.url], finality_blocks=20)
+
+    assert worker.counters.reorgs == 0
+    assert worker.progress.checkpoint == chain.head.number
+
+
+async def test_logs_that_an_answer_keeps_back_in_its_middle_are_found_by_the_blooms(database, clean) -> None:
+    chain, _ = grown(3, 10)
+    rated = chain.mine([form_log(IDENTITY, "identity/uri_updated", 1, "x", bytes(20))])
+    chain.mine_empty(5)
+
+    def answer(method: str, params: list[Any], given: Any) -> Any:
+        if method == "eth_getLogs" and "fromBlock" in params[0]:
+            return [log for log in given if log["blockNumber"] != hex(rated.number)]
+        return given
+
+    async with SimNode(chain, max_addresses=1) as node:
+        node.intercept = answer
+        await index(database, [node.url])
+
+    await expect_truth(database, clean, chain)
+
+
+async def test_logs_that_may_still_change_have_the_times_of_their_blocks(database, clean) -> None:
+    chain, _ = grown(4, 30)
+
+    def answer(method: str, _: list[Any], given: Any) -> Any:
+        if method == "eth_getLogs":
+            return [
+                {**log, "blockTimestamp": "0x1"} if log["blockNumber"] != hex(chain.head.number) else log
+                for log in given
+            ]
+        return given
+
+    async with SimNode(chain) as node:
+        node.intercept = answer
+        await index(database, [node.url])
+
+    await expect_truth(database, clean, chain)
