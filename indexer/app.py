@@ -8,11 +8,10 @@ import sys
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import structlog
 
-from indexer import verify as verification
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.errors import SettingsError
@@ -32,6 +31,8 @@ log = structlog.get_logger()
 
 _DAEMON_REBUILD_S: Final = 30.0
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
@@ -48,7 +49,9 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
     """
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
-        daemon = await Daemon.open(stack, settings, until=until, no_wait=no_wait)
+        daemon = await _until_stopped(Daemon.open(stack, settings, until=until, no_wait=no_wait), stop)
+        if daemon is None:
+            return RunOutcome(0, {"chains": []})
         with _progress_bar(daemon.progress) if until is not None and not as_json else nullcontext():
             ends = await _until_stopped(daemon.run(), stop)
         return RunOutcome(_exit_code(ends, until), daemon.document())
@@ -63,6 +66,8 @@ async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
 
 async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[int, dict[str, Any]]:
     """Compare the tables with the ledger and with the contracts; see `indexer.verify`."""
+    from indexer import verify as verification  # noqa: PLC0415 - only this verb pays for the import
+
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         chain_ids = None if chain is None else [await _chain_id(database, chain)]
@@ -132,7 +137,7 @@ async def url(settings: Settings, what: Literal["database", "valkey", "http"]) -
             async with open_valkey(settings, keep=True) as address:
                 return address
         case "http":
-            return http_url(settings)
+            return await http_url(settings)
 
 
 def _exit_code(ends: list[End] | None, until: str | int | None) -> int:
@@ -145,7 +150,7 @@ def _exit_code(ends: list[End] | None, until: str | int | None) -> int:
     return int(halted > 0 if until is not None else halted == len(ends))
 
 
-async def _until_stopped(work: Awaitable[list[End]], stop: asyncio.Event) -> list[End] | None:
+async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
     """Run `work`; where a signal comes first, cancel it, let it clean up, and return None."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.create_task(stop.wait())

@@ -23,7 +23,7 @@ from indexer.core.types import ChainId
 from indexer.errors import Retryable
 from indexer.http.server import HttpServer
 from indexer.publisher import Publisher
-from indexer.services import database_url, http_file, load_decoder, open_source, open_valkey
+from indexer.services import database_url, http_file, left_in_file, load_decoder, open_source, open_valkey
 from indexer.settings import ChainSettings, Settings
 from indexer.store.chains import Chains
 from indexer.store.database import Database
@@ -41,6 +41,7 @@ log = structlog.get_logger()
 
 _PRUNE_EVERY_S: Final = 600.0
 _TELL_EVERY_S: Final = 3.0
+_CANCEL_AGAIN_S: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -85,10 +86,8 @@ class Daemon:
 
     def _announce_http(self, stack: AsyncExitStack, server: HttpServer) -> None:
         log.info("http_started", host=server.address[0], port=server.address[1])
-        path = http_file(self.settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(server.url, encoding="utf-8")
-        stack.callback(path.unlink, missing_ok=True)
+        if self.settings.http_bind is not None and self.settings.http_bind[1] == 0:
+            stack.enter_context(left_in_file(http_file(self.settings), server.url))
 
     def _supervise(
         self, chain: ChainSettings, source: Source, leases: Leases, decoder: Decoder, *, wait: bool
@@ -167,9 +166,7 @@ class Daemon:
             if self.until is not None:
                 await self._publish_rest()
         finally:
-            for task in (*chains, *helpers):
-                task.cancel()
-            await asyncio.gather(*chains, *helpers, return_exceptions=True)
+            await _end({*chains, *helpers})
         return ends
 
     async def _publish_rest(self) -> None:
@@ -265,6 +262,16 @@ def _chain_document(supervisor: Supervisor, daemon: Daemon) -> dict[str, Any]:
         "reorgs": counters.reorgs,
         "halted": supervisor.halted,
     }
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until all have ended: `asyncio.wait_for` of Python 3.11, in libraries too, may lose one."""
+    running = tasks
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _all_or_first_error(chains: list[asyncio.Task[End]], helpers: list[asyncio.Task[None]]) -> list[End]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -74,7 +76,25 @@ def http_file(settings: Settings) -> Path:
     return settings.data_dir / _HTTP_FILE
 
 
-def http_url(settings: Settings) -> str:
+@contextmanager
+def left_in_file(path: Path, text: str) -> Iterator[None]:
+    """Let others find `text` in a file while the body runs. Raises SettingsError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"ERC8004_DATA_DIR: cannot write {path} ({error.strerror}): set it to a folder of yours, or choose a port"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if path.read_text(encoding="utf-8") == text:  # a later instance may have left its own
+                path.unlink()
+
+
+async def http_url(settings: Settings) -> str:
     """Return the address of HTTP. Raises SettingsError where there is none, or none yet."""
     if settings.http_bind is None:
         raise SettingsError("ERC8004_HTTP_BIND: is empty, so there is no HTTP")
@@ -82,6 +102,10 @@ def http_url(settings: Settings) -> str:
     if port != 0:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     try:
-        return http_file(settings).read_text(encoding="utf-8").strip()
-    except OSError:
+        url = http_file(settings).read_text(encoding="utf-8").strip()
+        parts = urlsplit(url)
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)  # a killed daemon leaves its file
+        writer.close()
+    except (OSError, ValueError):
         raise SettingsError("ERC8004_HTTP_BIND: the port is chosen by a running daemon, and none runs here") from None
+    return url

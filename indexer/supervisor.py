@@ -7,16 +7,16 @@ ends the program; a reorg beyond finality halts its chain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
 from indexer.chain.refusals import Transport
 from indexer.errors import BeyondFinality, IndexerError, LeaseLost, Retryable, StoreUnavailable
-from indexer.store.leases import RENEW_EVERY_S, Lease, Leases
+from indexer.store.leases import LOST_AFTER_S, RENEW_EVERY_S, Lease, Leases
 
 log = structlog.get_logger()
 
@@ -53,6 +53,16 @@ class Trouble:
         else:
             log.warning("provider_failed", error=str(error))
 
+    def crash(self, error: Exception) -> None:
+        """Note a fault of our own making; its words are for the log alone."""
+        self.reasons = (f"internal error: {type(error).__name__}",)
+        self.failures += 1
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next try: twice as long after each failure in a row."""
+        return min(_FIRST_PAUSE_S * 2.0 ** max(self.failures - 1, 0), _LONGEST_PAUSE_S)
+
     def end(self) -> None:
         """Note that work goes on."""
         self.reasons = ()
@@ -72,11 +82,12 @@ class Supervisor:
     chain: str
     leases: Leases
     ready: Callable[[], Awaitable[None]]
-    work: Callable[[Lease], Awaitable[None]]
+    work: Callable[[Lease], Coroutine[Any, Any, None]]
     wait: bool = True
     retry: bool = True
     trouble: Trouble = field(default_factory=Trouble)
     halted: str | None = None
+    reached: bool = False
 
     async def run(self) -> End:
         """Return how the chain ended: `done`, `halted`, or `held` by another instance where waiting is not wanted.
@@ -84,7 +95,6 @@ class Supervisor:
         Raises Fatal, and where `retry` is off whatever cannot be reached.
         """
         with structlog.contextvars.bound_contextvars(chain_id=self.chain_id, chain=self.chain):
-            pause_s = _FIRST_PAUSE_S
             while True:
                 try:
                     await self._once()
@@ -102,14 +112,13 @@ class Supervisor:
                 except IndexerError:
                     raise
                 except Exception as error:
-                    self.trouble.reasons = (f"internal error: {type(error).__name__}",)
+                    self.trouble.crash(error)
                     log.exception("chain_restarted")
                     if not self.retry:
                         raise
                 else:
                     return "done"
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if self.trouble.reasons else _FIRST_PAUSE_S
+                await asyncio.sleep(self.trouble.pause_s)
 
     def _note(self, error: Retryable) -> None:
         match error:
@@ -121,15 +130,16 @@ class Supervisor:
                 self.trouble.begin("provider", error)
 
     def _is_lost(self, error: Retryable) -> bool:
-        """Say whether a run that shall end should give up: out of reach, or failing again and again."""
-        return isinstance(error, Transport) or self.trouble.failures >= _PATIENCE
+        """Say whether a run that shall end should give up: never within reach, or failing again and again."""
+        unreached = not self.reached and isinstance(error, (Transport, StoreUnavailable))
+        return unreached or self.trouble.failures >= _PATIENCE
 
     async def _once(self) -> None:
         await self.ready()
+        self.reached = True
         lease = await self._take_lease()
         try:
-            async with self._renewing(lease):
-                await self.work(lease)
+            await self._work_while_held(lease)
         finally:
             await asyncio.shield(self.leases.release(lease))
 
@@ -145,34 +155,32 @@ class Supervisor:
         log.info("lease_acquired", epoch=lease.epoch)
         return lease
 
-    @asynccontextmanager
-    async def _renewing(self, lease: Lease) -> AsyncIterator[None]:
-        """Renew beside the body; where another instance took over, the body is cancelled and LeaseLost leaves."""
-        body = asyncio.current_task()
-        assert body is not None
-        lost = False
-
-        async def renew() -> None:
-            nonlocal lost
-            while True:
-                await asyncio.sleep(RENEW_EVERY_S)
-                try:
-                    held = await self.leases.renew(lease)
-                except StoreUnavailable:
-                    continue  # the body hears of it too; the fence protects meanwhile
-                if not held:
-                    lost = True
-                    body.cancel()
-                    return
-
-        renewal = asyncio.create_task(renew(), name=f"lease-{self.chain}")
+    async def _work_while_held(self, lease: Lease) -> None:
+        """Renew beside the work; where that is not possible any more, the work is cancelled and LeaseLost leaves."""
+        work = asyncio.create_task(self.work(lease), name=f"work {self.chain}")
+        renewal = asyncio.create_task(self._renew_until_lost(lease), name=f"lease {self.chain}")
         try:
-            yield
-        except asyncio.CancelledError:
-            if not lost:
-                raise
-            body.uncancel()
-            raise LeaseLost(f"{self.chain} is written by another instance now") from None
+            await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise LeaseLost(renewal.result())
+            work.result()
         finally:
+            work.cancel()
             renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
+            await asyncio.gather(work, renewal, return_exceptions=True)
+
+    async def _renew_until_lost(self, lease: Lease) -> str:
+        """Return why the lease is lost: taken over, or not renewed for so long that it may be."""
+        renewed = time.monotonic()
+        while time.monotonic() - renewed < LOST_AFTER_S:
+            await asyncio.sleep(RENEW_EVERY_S)
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(RENEW_EVERY_S):
+                    held = await self.leases.renew(lease)
+            except (StoreUnavailable, TimeoutError):
+                continue
+            if not held:
+                return f"{self.chain} is written by another instance now"
+            renewed = asked
+        return f"{self.chain}: the lease could not be renewed for {LOST_AFTER_S:g} s"

@@ -23,7 +23,7 @@ from indexer.publisher.keys import Keys
 from indexer.publisher.step import Extend, Rebuild, Step, judge
 from indexer.publisher.target import Superseded, Target
 from indexer.publisher.valkey import Valkey
-from indexer.store.database import Database
+from indexer.store.database import Database, is_cancelled
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Publisher:
 
     async def _follow(self, chain_id: int) -> None:
         poked = self._pokes[chain_id]
-        while True:
+        while not is_cancelled():  # redis sends with the wait_for of Python 3.11, which loses one that comes late
             poked.clear()
             await self._persist(chain_id)
             with suppress(TimeoutError):

@@ -116,9 +116,9 @@ class Valkey:
     async def _translated(self) -> AsyncIterator[None]:
         try:
             yield
-        except (AuthenticationError, NoPermissionError) as error:
-            raise SettingsError(f"VALKEY_URL: the server at {self.host} refuses: {error}") from error
         except _FAULTS as error:
+            if (refusal := _refusal(error)) is not None:
+                raise SettingsError(f"VALKEY_URL: the server at {self.host} refuses: {refusal}") from error
             self._map_is_old = True  # the slot may have moved
             if self._cluster is None and "path" not in self._options:
                 self._is_cluster = None  # another server may answer next time
@@ -143,6 +143,13 @@ def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractCo
             return packed
 
     return Packing
+
+
+def _refusal(error: BaseException | None) -> BaseException | None:
+    """Find a refusal among the causes: what a new connection is refused with comes wrapped as a fault of transport."""
+    while error is not None and not isinstance(error, (AuthenticationError, NoPermissionError)):
+        error = error.__context__  # set with every cause too
+    return error
 
 
 def _host(url: str) -> str:

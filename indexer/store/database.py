@@ -6,9 +6,11 @@ between.
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -25,6 +27,16 @@ _OLDEST_VERSION: Final = 150_000
 _CONNECT_TIMEOUT_S: Final = 10.0
 # A session that sits in a transaction this long is a frozen process; the server ends it and its locks go.
 _IDLE_TRANSACTION_MS: Final = 10_000
+# A server that hangs is not waited for: it rolls back by itself once our connection is gone.
+_ROLLBACK_S: Final = 2.0
+# A peer that vanished without a word (its machine, or a firewall between) is noticed after idle + count * interval, or
+# after that long with something unanswered; the driver would wait for ever.
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 20,  # seconds
+    "TCP_KEEPINTVL": 5,  # seconds
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 40_000,  # milliseconds
+}
 
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -59,6 +71,12 @@ def translate(error: Exception, host: str) -> IndexerError | None:
     return None
 
 
+def is_cancelled() -> bool:
+    """Say whether someone waits for the end of the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Database:
     """A pool of connections to one database."""
 
@@ -77,6 +95,7 @@ class Database:
                 max_size=size,
                 statement_cache_size=0,
                 timeout=_CONNECT_TIMEOUT_S,
+                init=_watch_peer,
                 reset=_keep_as_it_is,
                 server_settings={"application_name": "erc8004-indexer"},
             )
@@ -98,7 +117,7 @@ class Database:
         try:
             async with (
                 self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read" if snapshot else "read_committed"),
+                _begun(connection, "repeatable_read" if snapshot else "read_committed"),
             ):
                 await connection.execute(
                     f"SET LOCAL search_path = {SCHEMA}, pg_temp;"
@@ -106,6 +125,8 @@ class Database:
                 )
                 yield connection
         except Exception as error:
+            if is_cancelled():  # the driver may say something else instead
+                raise asyncio.CancelledError from error
             if (ours := translate(error, self.host)) is not None:
                 raise ours from error
             raise
@@ -121,6 +142,36 @@ class Database:
             )
         if encoding != "UTF8":
             raise SettingsError(f"DATABASE_URL: the database at {self.host} is encoded in {encoding}; UTF8 is needed")
+
+
+@asynccontextmanager
+async def _begun(
+    connection: Connection, isolation: Literal["repeatable_read", "read_committed"]
+) -> AsyncIterator[None]:
+    """Commit at the end; on any error, or when cancelled, roll back, or cut a connection on which that takes long."""
+    transaction = connection.transaction(isolation=isolation)
+    try:
+        await transaction.start()
+        yield
+    except BaseException:
+        try:
+            async with asyncio.timeout(_ROLLBACK_S):
+                await transaction.rollback()
+        except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            connection.terminate()
+        raise
+    await transaction.commit()
+
+
+async def _watch_peer(connection: Any) -> None:
+    """Have the system probe a silent connection."""
+    peer: socket.socket | None = connection._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for it
+    if peer is None or peer.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # macOS lacks some
+            peer.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _keep_as_it_is(_connection: object) -> None:

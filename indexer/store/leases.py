@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +13,7 @@ from indexer.store.queries import queries
 
 RENEW_EVERY_S: Final = 3.0
 LOST_AFTER_S: Final = 10.0
+_RELEASE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,10 @@ class Leases:
         return renewed is not None
 
     async def release(self, lease: Lease) -> None:
-        """Let another instance have it at once; where the database is away, it expires by itself."""
-        try:
-            async with self._database.transaction() as connection:
+        """Let another instance have it at once; where the database is away or slow, it expires by itself."""
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(_RELEASE_S), self._database.transaction() as connection:
                 await connection.execute(queries()["release_lease"], lease.chain_id, lease.holder, lease.epoch)
-        except StoreUnavailable:
-            return
 
     async def holder_of(self, chain_id: int) -> str | None:
         """Name whoever holds an unexpired lease."""
