@@ -7,7 +7,7 @@ EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
     RETURN NULL;
 END $$;
 
--- The 20 bytes of an address in hex of any case. Any other text is an error: a slip of the pen must not read as "nothing".
+-- The 20 bytes of an address in hex of any case. Any other text is an error: a slip must not read as "nothing found".
 CREATE OR REPLACE FUNCTION erc8004_data.address_of(address text) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 BEGIN

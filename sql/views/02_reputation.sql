@@ -61,20 +61,23 @@ FROM agent_stats s
 JOIN agents a ON (a.agent_uuid, a.chain_id) = (s.agent_uuid, s.chain_id)
 LEFT JOIN chains c ON c.chain_id = a.chain_id;
 
+-- Grouped agent by agent, so that what is sorted has the tags alone as its key.
 CREATE VIEW erc8004.v_erc8004_tag_stats AS
-SELECT f.agent_uuid, a.agent_id, f.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address,
-       f.tag1, f.tag1_raw,
-       CASE WHEN f.tag1 IS NULL THEN '0x' || encode(f.tag1_hash, 'hex') END AS tag1_hash,
-       f.tag2, f.tag2_raw, f.value_decimals,
-       count(*) AS count, sum(f.value) AS sum, avg(f.value) AS mean,
-       percentile_disc(0.5) WITHIN GROUP (ORDER BY f.value) AS median,
-       min(f.value) AS min, max(f.value) AS max, count(DISTINCT f.client) AS unique_clients
-FROM feedback f
-LEFT JOIN agents a ON (a.agent_uuid, a.chain_id) = (f.agent_uuid, f.chain_id)
-LEFT JOIN chains c ON c.chain_id = f.chain_id
-WHERE f.standing = 0
-GROUP BY f.agent_uuid, a.agent_id, f.chain_id, c.name, a.registry, f.tag1, f.tag1_raw,
-         CASE WHEN f.tag1 IS NULL THEN '0x' || encode(f.tag1_hash, 'hex') END, f.tag2, f.tag2_raw, f.value_decimals;
+SELECT a.agent_uuid, a.agent_id, a.chain_id, c.name AS chain, '0x' || encode(a.registry, 'hex') AS registry_address,
+       t.tag1, t.tag1_raw, t.tag1_hash, t.tag2, t.tag2_raw, t.value_decimals,
+       t.count, t.sum, t.mean, t.median, t.min, t.max, t.unique_clients
+FROM agents a
+CROSS JOIN LATERAL (
+    SELECT f.tag1, f.tag1_raw, CASE WHEN f.tag1 IS NULL THEN '0x' || encode(f.tag1_hash, 'hex') END AS tag1_hash,
+           f.tag2, f.tag2_raw, f.value_decimals,
+           count(*) AS count, sum(f.value) AS sum, avg(f.value) AS mean,
+           percentile_disc(0.5) WITHIN GROUP (ORDER BY f.value) AS median,
+           min(f.value) AS min, max(f.value) AS max, count(DISTINCT f.client) AS unique_clients
+    FROM feedback f
+    WHERE f.agent_uuid = a.agent_uuid AND f.standing = 0
+    GROUP BY f.tag1, f.tag2, f.value_decimals, f.tag1_raw, f.tag2_raw, 3
+) t
+LEFT JOIN chains c ON c.chain_id = a.chain_id;
 
 CREATE VIEW erc8004.v_erc8004_client_stats AS
 SELECT k.chain_id, c.name AS chain, '0x' || encode(k.client, 'hex') AS client_address,
