@@ -61,7 +61,8 @@ class Trouble:
     @property
     def pause_s(self) -> float:
         """How long to wait before the next try: twice as long after each failure in a row."""
-        return min(_FIRST_PAUSE_S * 2.0 ** max(self.failures - 1, 0), _LONGEST_PAUSE_S)
+        doublings = min(max(self.failures - 1, 0), 32)  # beyond a thousand a float overflows
+        return min(_FIRST_PAUSE_S * 2.0**doublings, _LONGEST_PAUSE_S)
 
     def end(self) -> None:
         """Note that work goes on."""
