@@ -46,8 +46,11 @@ class Registries:
 
     @property
     def deployment(self) -> Deployment:
-        """Return them as the indexer is configured with them."""
-        return Deployment(self.identity, self.reputation, self.validation, start_block=0)
+        """Return them as the indexer is configured with them.
+
+        Block 0 is left out: anvil makes another one whenever it starts on a kept chain.
+        """
+        return Deployment(self.identity, self.reputation, self.validation, start_block=1)
 
 
 @cache

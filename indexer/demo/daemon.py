@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from indexer.demo.home import Home, command
+from indexer.demo.home import Bind, Home, command
 from indexer.embedded.locks import open_lock, try_lock
 from indexer.errors import Fatal
 
@@ -23,6 +25,7 @@ class Daemon:
     """A running `run --json`. `document` is what it printed, empty until it has ended."""
 
     home: Home
+    bind: Bind
     process: asyncio.subprocess.Process
     document: dict[str, Any] = field(default_factory=dict)
 
@@ -32,12 +35,19 @@ class Daemon:
         code = self.process.returncode
         raise Fatal(f"the daemon ended with exit code {code}; the end of {self.home.log}:\n{self.home.tail()}")
 
-    async def address(self) -> str:
-        """Wait until the status page is up and return the daemon's HTTP address."""
+    async def address(self) -> str | None:
+        """Wait until HTTP is up and return its URL; None where it is off."""
+        if self.bind is None:
+            return None
+        host, port = self.bind
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         while True:
-            with suppress(OSError):
-                if found := self.home.http_file.read_text(encoding="utf-8").strip():
-                    return found
+            with suppress(OSError, ValueError):
+                if port == 0:
+                    url = self.home.http_file.read_text(encoding="utf-8").strip()
+                _, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+                writer.close()
+                return url
             await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
@@ -55,15 +65,20 @@ class Daemon:
             raise Fatal(
                 f"the daemon did not end within {_STOP_S:g} s; the end of {self.home.log}:\n{self.home.tail()}"
             ) from None
+        if self.process.returncode == -signal.SIGTERM:
+            return  # it had not come so far as to listen to signals
         if self.process.returncode:
             await self.ended()
         self.document = json.loads(out)
 
 
 @asynccontextmanager
-async def run_daemon(home: Home) -> AsyncIterator[Daemon]:
-    """Run the daemon for as long as the context lasts. Raises Fatal where it does not end well."""
-    daemon = Daemon(home, await _start(home))
+async def run_daemon(home: Home, bind: Bind) -> AsyncIterator[Daemon]:
+    """Run the daemon for as long as the context lasts; `bind` is what its file says of HTTP.
+
+    Raises Fatal where it does not end well.
+    """
+    daemon = Daemon(home, bind, await _start(home))
     try:
         yield daemon
     except Exception:

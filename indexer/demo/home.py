@@ -37,6 +37,9 @@ _TAIL_LINES: Final = 12
 _ORPHAN_S: Final = 10.0  # the daemon ends within 10 s of SIGTERM
 _POLL_S: Final = 0.02
 
+Bind = tuple[str, int] | None
+"""Host and port of HTTP; None where it is off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -61,7 +64,7 @@ class Home:
 
     @property
     def http_file(self) -> Path:
-        """Where the daemon writes the address of its status page."""
+        """Where the daemon writes the address of its status page when it chooses the port."""
         return self.folder / "http.url"
 
     @property
@@ -118,27 +121,37 @@ class Home:
         return False
 
     async def forget(self) -> None:
-        """Remove database and cache, ending servers that outlived an earlier run."""
+        """Remove database and cache. Raises Fatal where another process uses them."""
+        await self.sweep()
         self._chain_file.unlink(missing_ok=True)
-        servers: tuple[Server, ...] = (EmbeddedPostgres(self.folder), EmbeddedValkey(self.folder))
-        for server in servers:
+        for server in self._servers():
             if not server.folder.is_dir():
                 continue
-            if server.alive():
-                async with use(server, keep=False):
-                    pass
             if server.alive():
                 raise Fatal(f"{server.folder} is in use by another process: end it, then try again")
             shutil.rmtree(server.folder)
 
-    def write_config(self, settings: Settings, rpc: str, deployment: Deployment) -> None:
-        """Write what the daemon is to know: our data, our chain, the user's HTTP address and log level."""
+    async def sweep(self) -> None:
+        """End servers that outlived whoever used them, such as a daemon that was killed at its start."""
+        for server in self._servers():
+            if server.folder.is_dir() and server.alive():
+                async with use(server, keep=False):
+                    pass
+
+    def _servers(self) -> tuple[Server, ...]:
+        return EmbeddedPostgres(self.folder), EmbeddedValkey(self.folder)
+
+    def write_config(self, settings: Settings, rpc: str, deployment: Deployment) -> Bind:
+        """Write what the daemon is to know: our data, our chain, the user's HTTP address and log level.
+
+        Returns the HTTP address: port 0 for one that the daemon chooses, None for no HTTP.
+        """
         text = json.dumps  # the strings of JSON are strings of TOML
         bind = _free_bind(settings)
         validation = ", ".join(text(f"0x{address.hex()}") for address in deployment.validation)
         lines = [
             f"data_dir = {text(str(self.folder), ensure_ascii=False)}",
-            f"http_bind = {text(bind)}",
+            f"http_bind = {text(_as_setting(bind))}",
             f"log_level = {text(settings.log_level)}",
             "[[chain]]",
             f"name = {text(CHAIN)}",
@@ -154,6 +167,7 @@ class Home:
         ]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.http_file.unlink(missing_ok=True)
+        return bind
 
     def environment(self) -> dict[str, str]:
         """Return the environment of our own commands: nothing of the caller's settings, the file instead."""
@@ -214,13 +228,18 @@ def _program() -> str:
     return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m indexer"
 
 
-def _free_bind(settings: Settings) -> str:
-    """Return the HTTP address for the file; the default one gives way to a free port where it is taken."""
-    if settings.http_bind is None:
+def _free_bind(settings: Settings) -> Bind:
+    """Return the HTTP address; the default one gives way to a free port where it is taken."""
+    bind = settings.http_bind
+    if bind is not None and _is_default(settings.origins) and _taken(*bind):
+        return bind[0], 0
+    return bind
+
+
+def _as_setting(bind: Bind) -> str:
+    if bind is None:
         return ""
-    host, port = settings.http_bind
-    if _is_default(settings.origins) and _taken(host, port):
-        port = 0
+    host, port = bind
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

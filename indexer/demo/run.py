@@ -85,7 +85,7 @@ class _Demo:
             places, database = await self._servers(stack, home)
             daemon = await self._daemon(stack, home, node, registries)
             async with asyncio.timeout(_PATIENCE_S):
-                url = await _first(daemon.address(), daemon.ended()) if self.settings.http_bind else None
+                url = await _first(daemon.address(), daemon.ended())
             self.screen.introduce(_page(url) | places)
             await _first(self.screen.follow(database), _run_forever(traffic, opening=not known), daemon.ended())
         return 0
@@ -125,6 +125,7 @@ class _Demo:
 
     async def _servers(self, stack: AsyncExitStack, home: Home) -> tuple[dict[str, str], Database]:
         """Start PostgreSQL and Valkey, which stay when the daemon leaves; return where they are, and a pool."""
+        stack.push_async_callback(home.sweep)
         dsn = await stack.enter_async_context(postgres(home.folder))
         cache = await stack.enter_async_context(valkey(home.folder))
         database = await Database.open(dsn, size=2)
@@ -140,7 +141,7 @@ class _Demo:
 
     async def _daemon(self, stack: AsyncExitStack, home: Home, node: AnvilNode, registries: Registries) -> Daemon:
         """Start the daemon; what it prints at its end becomes our document."""
-        home.write_config(self.settings, node.url, registries.deployment)
+        bind = home.write_config(self.settings, node.url, registries.deployment)
         daemon: Daemon | None = None
 
         def keep() -> None:
@@ -148,7 +149,7 @@ class _Demo:
                 self.document = daemon.document
 
         stack.callback(keep)
-        daemon = await stack.enter_async_context(run_daemon(home))
+        daemon = await stack.enter_async_context(run_daemon(home, bind))
         return daemon
 
 
@@ -189,8 +190,8 @@ async def _verify(home: Home) -> dict[str, int]:
 
 async def _identity(node: AnvilNode, registries: Registries) -> str:
     """Return a text that only this chain with these registries has."""
-    genesis = await node.rpc("eth_getBlockByNumber", ["0x0", False])
-    return " ".join([genesis["hash"], *(address.hex() for address in registries.deployment.addresses)])
+    first = await node.rpc("eth_getBlockByNumber", [hex(registries.deployment.start_block), False])
+    return " ".join([first["hash"], *(address.hex() for address in registries.deployment.addresses)])
 
 
 def _page(url: str | None) -> dict[str, str]:
@@ -228,3 +229,5 @@ def _stop_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in ours:
             loop.remove_signal_handler(number)
+            if stop.is_set():
+                signal.signal(number, signal.SIG_IGN)  # we are leaving; an impatient second one must not spoil that

@@ -129,6 +129,7 @@ async def finish(work: Callable[[], T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
+        task.exception()  # nobody waits for it any more: not to be told as lost
         raise
 
 

@@ -38,6 +38,7 @@ from indexer.store.reader import ChainStatus
 STOP_S = 10
 # Servers that are not there: the demo has its own and must not care.
 ELSEWHERE = {"DATABASE_URL": "postgresql://someone@127.0.0.1:9/else", "VALKEY_URL": "redis://127.0.0.1:9"}
+WHICH_DATABASE = "SELECT system_identifier FROM pg_control_system()"
 STATUS: ChainStatus = {
     "chain_id": 31337, "chain": "local", "state": "live", "problems": [], "head_block": 9, "finalized_block": None,
     "checkpoint_block": 8, "checkpoint_hash": "0x01", "checkpoint_time": None, "lag_blocks": 1, "lag_seconds": 1.0,
@@ -61,7 +62,7 @@ class LiveDemo:
 
     def __init__(self, folder: Path) -> None:
         self._out = folder / "out"
-        self._environ = {"ERC8004_DATA_DIR": str(folder), "ERC8004_HTTP_BIND": "127.0.0.1:0", **ELSEWHERE}
+        self._environ = {"ERC8004_DATA_DIR": str(folder), **ELSEWHERE}
         self.home = Home(folder / "demo")
         self.process: asyncio.subprocess.Process
 
@@ -148,7 +149,7 @@ async def test_the_fixed_amount_is_indexed_through_reorgs_and_verified(folder: P
     first, second = (program.document for _, program in runs)
     (chain,) = second["chains"]
     assert chain["chain_id"] == 31337
-    assert chain["from_block"] == 0
+    assert chain["from_block"] == 1
     assert chain["logs"] >= logs >= 1000
     assert chain["reorgs"] == 2
     assert chain["block_hash"] == checkpoint == first["chains"][0]["block_hash"]
@@ -163,7 +164,7 @@ async def test_the_live_demo_stops_cleanly_and_goes_on_with_what_it_kept(live: L
     """Ctrl-C; again on kept data; killed and taken over; then its chain is lost, and the database begins anew."""
     await live.start()
     status = await live.status()
-    genesis = await live.fetchval("SELECT min(block_hash) FROM erc8004.erc8004_events WHERE block_number = 1")
+    database = await live.fetchval(WHICH_DATABASE)
     assert status["state"] == "live"
     assert await live.fetchval("SELECT count(*) FROM erc8004.erc8004_agents") > 10
     shell = await asyncio.create_subprocess_shell(
@@ -179,7 +180,7 @@ async def test_the_live_demo_stops_cleanly_and_goes_on_with_what_it_kept(live: L
     await live.start()
     kept = await live.status()
     assert kept["checkpoint_block"] > status["checkpoint_block"]
-    assert await live.fetchval("SELECT min(block_hash) FROM erc8004.erc8004_events WHERE block_number = 1") == genesis
+    assert await live.fetchval(WHICH_DATABASE) == database
     live.process.kill()
     await live.process.wait()
 
@@ -187,6 +188,7 @@ async def test_the_live_demo_stops_cleanly_and_goes_on_with_what_it_kept(live: L
     taken_over = await live.status()
     assert taken_over["checkpoint_block"] > kept["checkpoint_block"]
     assert taken_over["halt_reason"] is None
+    assert await live.fetchval(WHICH_DATABASE) == database
     assert await live.stop(signal.SIGTERM) == 0
     assert live.nothing_runs()
 
@@ -195,12 +197,30 @@ async def test_the_live_demo_stops_cleanly_and_goes_on_with_what_it_kept(live: L
     anew = await live.status()
     assert anew["checkpoint_block"] < kept["checkpoint_block"] + 10
     assert anew["halt_reason"] is None
-    assert await live.fetchval("SELECT min(block_hash) FROM erc8004.erc8004_events WHERE block_number = 1") != genesis
+    assert await live.fetchval(WHICH_DATABASE) != database
 
     os.kill(int(live.home.daemon_pid.read_text()), signal.SIGKILL)
     assert await asyncio.wait_for(live.process.wait(), STOP_S) == 1
     assert "the daemon ended with exit code -9" in live.said
     assert live.nothing_runs()
+
+
+async def test_an_interrupted_fixed_amount_is_no_success(folder: Path) -> None:
+    """Ctrl-C in the middle: 130 as a shell expects, still one JSON document, and nothing runs on."""
+    async with Programs(folder, **ELSEWHERE) as programs:
+        program = await programs.start("demo", "--until", "head", "--json")
+
+        async def begun() -> bool:
+            return any("indexing" in line for line in program.messages)
+
+        await until(begun, "the traffic begins")
+        code = await program.stop(signal.SIGINT)
+
+    home = Home(folder / "data" / "demo-until-head")
+    assert code == 130
+    assert "verify" not in program.document
+    assert not EmbeddedPostgres(home.folder).alive()
+    assert not is_locked(home.daemon_lock, shared_counts=True)
 
 
 async def test_another_until_than_head_is_refused(folder: Path) -> None:
