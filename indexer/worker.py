@@ -16,7 +16,7 @@ from typing import Final, Literal, Protocol, assert_never
 
 import structlog
 
-from indexer.chain.refusals import Inconsistent, ShrinkRange
+from indexer.chain.refusals import Inconsistent, OtherBranch, ShrinkRange
 from indexer.chain.source import Tip
 from indexer.core.counters import ChainCounters
 from indexer.core.ranges import SpanState, after_refusal, after_success
@@ -54,6 +54,13 @@ class Source(Protocol):
 
     async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
         """All logs of exactly this block."""
+
+    def hold_to(self, block: BlockRef | None) -> None:
+        """Hear only providers that have this final block."""
+
+    @property
+    def is_on_other_branch(self) -> bool:
+        """Say whether every provider has another one in its place."""
 
     def figures(self) -> list[dict[str, object]]:
         """Tell what is known of each provider, `requests` sent among it."""
@@ -146,16 +153,28 @@ class Worker:
     async def run(self) -> None:
         """Follow the chain. Raises RpcError, StoreUnavailable, LeaseLost or BeyondFinality; nothing is half done."""
         await self._load()
+        try:
+            await self._follow()
+        except OtherBranch:
+            if not (self._held and self.source.is_on_other_branch):
+                raise
+            raise await self._halted(self._proven_final) from None
+        self.progress.finished = time.monotonic()
+
+    async def _follow(self) -> None:
         tip = await self._look_up()
         if self._held:
             await self._reconcile(tip)
+        elif (final := min(self._final, tip.head.number)) >= 0:
+            self.source.hold_to(
+                (await self.source.blocks([final]))[0]
+            )  # whoever answers first says which network it is
         while not self._done(tip):
             moved = await self._advance(tip)
             self.alive()
             if not moved and not self._done(tip):
                 await asyncio.sleep(self.plan.poll_interval_s)
             tip = await self._look_up()
-        self.progress.finished = time.monotonic()
 
     async def _load(self) -> None:
         standing = await self.books.standing(self.plan.chain_id)
@@ -167,6 +186,7 @@ class Worker:
         self._start_block = standing.start_block
         self._proven_final = standing.proven_final
         self._live = standing.was_live
+        self._anchor()
         if self.progress.from_block < 0:
             self.progress.from_block = self._checkpoint + 1
         self._report()
@@ -342,6 +362,12 @@ class Worker:
         self._proven_final = max(self._proven_final, min(final, self._checkpoint))
         anchor = max((block.number for block in self._held if block.number <= final), default=-1)
         self._held = [block for block in self._held if block.number >= anchor]
+        self._anchor()
+
+    def _anchor(self) -> None:
+        """Hold the providers to the newest block that is final and proven."""
+        final = self._held[0] if self._held and self._held[0].number <= self._proven_final else None
+        self.source.hold_to(final)
 
     def _report(self) -> None:
         self.progress.checkpoint = self._checkpoint

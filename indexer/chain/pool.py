@@ -9,13 +9,16 @@ from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from indexer.chain.codec import ANY_JSON, QUANTITY, quantity
+from indexer.chain import codec
+from indexer.chain.codec import ANY_JSON, HEADER, QUANTITY, quantity
 from indexer.chain.provider import Call, Provider
 from indexer.chain.refusals import (
     AddressLimit,
     Billing,
     CallFailed,
     Inconsistent,
+    OtherBranch,
+    PastHead,
     ProviderError,
     RateLimited,
     ShrinkRange,
@@ -25,6 +28,7 @@ from indexer.chain.refusals import (
     UnknownRefusal,
     WrongChain,
 )
+from indexer.core.types import BlockRef
 from indexer.errors import SettingsError
 
 T = TypeVar("T")
@@ -53,6 +57,7 @@ class Pool:
             raise SettingsError("no http(s) URL for the RPC of this chain; ws(s) URLs alone are not enough")
         self.providers = tuple(providers)
         self.expected_chain: int | None = None
+        self.anchor: BlockRef | None = None  # a final block of ours, which a provider must have to be heard
         self._rounds = rounds
         self._first_wait_s = first_wait_s
         self._clock = clock
@@ -82,6 +87,11 @@ class Pool:
     def preferred(self) -> Provider | None:
         """The provider that is asked first now; None where all rest."""
         return next(iter(self._in_order(None)), None)
+
+    @property
+    def all_on_other_branch(self) -> bool:
+        """Say whether every provider was asked for the anchor, and has another block there."""
+        return all(isinstance(self._closed.get(one, (0.0, None))[1], OtherBranch) for one in self.providers)
 
     async def check_chain(self, expected: int) -> None:
         """Hold every provider to this chain id from now on, asking each that can be reached at once.
@@ -167,7 +177,7 @@ class Pool:
                 self._closed[provider] = (now + LONG_REST_S, error)
             case Transport():
                 self._shaky_until[provider] = now + SHAKY_S
-                provider.admitted = False  # whatever comes back may be something else
+                provider.admitted = provider.anchored = False  # whatever comes back may be something else
             case _:
                 pass
 
@@ -179,14 +189,30 @@ class Pool:
 
     async def _admit(self, provider: Provider) -> None:
         """Let a provider's answers count only after it showed the right chain, and that it is in sync (fault F5)."""
-        if provider.admitted or self.expected_chain is None:
-            return
-        found, syncing = await identity(provider)
-        if found != self.expected_chain:
-            raise WrongChain(provider.host, f"serves chain {found}, not {self.expected_chain}")
-        if syncing:
-            raise WrongChain(provider.host, "is still syncing")
-        provider.admitted = True
+        if not provider.admitted and self.expected_chain is not None:
+            found, syncing = await identity(provider)
+            if found != self.expected_chain:
+                raise WrongChain(provider.host, f"serves chain {found}, not {self.expected_chain}")
+            if syncing:
+                raise WrongChain(provider.host, "is still syncing")
+            provider.admitted = True
+        if not provider.anchored and self.anchor is not None:
+            # One answer alone condemns nobody: behind one address may stand several nodes.
+            if not (await _has(provider, self.anchor) or await _has(provider, self.anchor)):
+                raise OtherBranch(
+                    provider.host, f"has another block {self.anchor.number} than the one that is final here"
+                )
+            provider.anchored = True
+
+
+async def _has(provider: Provider, block: BlockRef) -> bool:
+    answer = await provider.call(Call("eth_getBlockByNumber", [hex(block.number), False], HEADER))
+    if answer is None:
+        raise PastHead(provider.host, f"does not have block {block.number}, which is final here")
+    try:
+        return codec.header(answer).ref.hash == block.hash
+    except ValueError as error:
+        raise Inconsistent(provider.host, f"a malformed header: {error}") from error
 
 
 async def identity(provider: Provider) -> tuple[int, bool]:

@@ -71,6 +71,7 @@ class Provider:
         self.log_times = True  # blockTimestamp of its logs can be relied on
         self.requests = 0  # HTTP requests sent so far
         self.admitted = False  # showed the right chain id since it last was away
+        self.anchored = False  # likewise, showed that it is on the chain that we hold
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -12,6 +12,7 @@ RpcError
 ├── Billing              the plan is used up; hours, not seconds
 ├── Unauthorized         the credentials are refused
 ├── WrongChain           the endpoint serves another chain, or is still syncing
+│   └── OtherBranch      the endpoint does not know the block that is final here by its hash
 ├── Inconsistent         the answer contradicts itself or the question; not to be used
 ├── Transport            no usable answer: connection, HTTP 5xx, something that is not JSON
 │   └── TimedOut         connected, but no answer in time
@@ -101,6 +102,10 @@ class Unauthorized(ProviderError):
 
 class WrongChain(ProviderError):
     """The endpoint must not be used: another chain, or a node that is still syncing (fault F5)."""
+
+
+class OtherBranch(WrongChain):
+    """The endpoint has another block where ours is final: another network of the same chain id, or finality broke."""
 
 
 class Inconsistent(ProviderError):

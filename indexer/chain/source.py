@@ -115,6 +115,15 @@ class Source:
         """Hold all providers to this chain id. Raises SettingsError or Transport, as `Pool.check_chain` says."""
         await self.pool.check_chain(expected)
 
+    def hold_to(self, block: BlockRef | None) -> None:
+        """Hear from now on only providers that have this block, which is final here; None: any (fault F5)."""
+        self.pool.anchor = block
+
+    @property
+    def is_on_other_branch(self) -> bool:
+        """Say whether every provider has another block where the one held to is: then finality broke."""
+        return self.pool.all_on_other_branch
+
     async def has_code(self, address: bytes) -> bool:
         """Say whether a contract lives at the address now."""
         call = Call("eth_getCode", [hexed(address), "latest"], codec.QUANTITY)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from indexing import index
+from indexing import index, open_worker
 from ledger import CHAIN_ID, Ledger
 from simulator.chain import SimChain
 from simulator.logs import form_log
 from simulator.node import SimNode
 from workload import IDENTITY, Workload
 
-from indexer.errors import IndexerError
+from indexer.errors import BeyondFinality, Retryable
 from indexer.store.chains import Chains
 from indexer.store.database import Database
 
@@ -76,32 +78,74 @@ async def test_blocks_that_became_final_unseen_are_proven_before_more_is_put_on_
 
 
 @pytest.mark.parametrize("depth", [5, 40], ids=["may still change", "final"])
-async def test_one_answer_of_another_branch_takes_nothing_back(database, depth: int) -> None:
+async def test_one_answer_of_another_branch_takes_nothing_back(database, clean, depth: int) -> None:
     chain, workload = grown(2, 70)
     other = chain.fork()
     other.reorg(depth, [workload.block(2) for _ in range(depth)])
+    wrong = SimNode(other)
+    told_wrongly: set[str] = set()
+
+    def answer(method: str, params: list[Any], given: Any) -> Any:
+        """Tell each block of the other branch once."""
+        if method != "eth_getBlockByNumber" or not params[0].startswith("0x") or params[0] in told_wrongly:
+            return given
+        told_wrongly.add(params[0])
+        return wrong.answer(method, params) or given
+
     async with SimNode(chain) as node:
         await index(database, [node.url], finality_blocks=20)
-        before = await tables_of(database)
         chain.mine(workload.block(2))
-        wrong = SimNode(other)
-        asked: set[str] = set()  # each block is told wrongly once
-
-        def answer(method: str, params: list[Any], given: Any) -> Any:
-            if method == "eth_getBlockByNumber" and params[0].startswith("0x") and params[0] not in asked:
-                asked.add(params[0])
-                return wrong.answer(method, params) or given
-            return given
-
         node.intercept = answer
-        with pytest.raises(IndexerError):
-            await index(database, [node.url], finality_blocks=20)
-        assert (await Chains(database).standing(CHAIN_ID)).halt_reason is None
-        assert await tables_of(database) == before
-        worker = await index(database, [node.url], finality_blocks=20)
+        for _ in range(4):
+            with suppress(Retryable):
+                await index(database, [node.url], finality_blocks=20)
 
-    assert worker.counters.reorgs == 0
-    assert worker.progress.checkpoint == chain.head.number
+    assert told_wrongly
+    async with database.transaction() as connection:
+        assert await connection.fetchval("SELECT reorgs FROM chains") == 0
+    await expect_truth(database, clean, chain)
+
+
+@pytest.mark.parametrize("indexed", [0, 100], ids=["from the first block", "from a checkpoint"])
+async def test_another_network_of_the_same_chain_id_is_never_heard(database, clean, indexed: int) -> None:
+    chain, _ = grown(5, 300)
+    foreign, _ = grown(6, 300)
+    asked = 0
+
+    def answer(method: str, _: list[Any], given: Any) -> Any:
+        """Go away for a while in the middle of the backfill."""
+        nonlocal asked
+        asked += method == "eth_getLogs"
+        if asked == 2 and method == "eth_getLogs":
+            node.fail(20)
+        return given
+
+    async with SimNode(chain) as node, SimNode(foreign) as wrong:
+        if indexed:
+            await index(database, [node.url], finality_blocks=50, until=indexed)
+        node.intercept = answer
+        with suppress(Retryable):
+            await index(database, [node.url, wrong.url], finality_blocks=50, span=50)
+        node.heal()
+        await index(database, [node.url, wrong.url], finality_blocks=50, span=50)
+
+    assert wrong.calls["eth_getLogs"] == 0
+    await expect_truth(database, clean, chain)
+
+
+async def test_finality_that_breaks_while_the_provider_is_away_halts_the_chain(database) -> None:
+    chain, workload = grown(7, 70)
+    async with SimNode(chain) as node, open_worker(database, [node.url], finality_blocks=10, until=None) as worker:
+        following = asyncio.create_task(worker.run())
+        async with asyncio.timeout(20):
+            while worker.progress.checkpoint < 70:  # noqa: ASYNC110 - the worker has no event for it
+                await asyncio.sleep(0.01)
+        node.fail(2)
+        chain.reorg(30, [workload.block(2) for _ in range(31)])
+        with pytest.raises(BeyondFinality, match="reindex"):
+            await following
+
+    assert (await Chains(database).standing(CHAIN_ID)).halt_reason is not None
 
 
 async def test_logs_that_an_answer_keeps_back_in_its_middle_are_found_by_the_blooms(database, clean) -> None:
