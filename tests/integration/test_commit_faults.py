@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
-from conftest import _fresh_database
 from ledger import CHAIN_ID, Ledger, decoder
 from simulator.chain import SimChain
 from workload import DEPLOYMENT, Workload
@@ -207,16 +208,26 @@ def clean(postgres_url: str, template_database: str, chain: SimChain) -> Clean:
 
 
 async def undisturbed(postgres_url: str, template: str, chain: SimChain) -> Clean:
+    name = f"clean_{uuid4().hex}"
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        return await _undisturbed(urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}")), chain)
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        await admin.close()
+
+
+async def _undisturbed(url: str, chain: SimChain) -> Clean:
     clean = Clean({}, {})
-    async with _fresh_database(postgres_url, template) as url:
-        database, observer = await Database.open(url, size=2), await Observer.open(url)
-        ledger = await Ledger.open(database)
-        await prepare(ledger, chain, commit)
-        for step in (commit, rollback):
-            clean.done[step] = await step(ledger, chain)
-            clean.tables[step] = await observer.tables(stamps=False)
-        await observer.connection.close()
-        await database.close()
+    database, observer = await Database.open(url, size=2), await Observer.open(url)
+    ledger = await Ledger.open(database)
+    await prepare(ledger, chain, commit)
+    for step in (commit, rollback):
+        clean.done[step] = await step(ledger, chain)
+        clean.tables[step] = await observer.tables(stamps=False)
+    await observer.connection.close()
+    await database.close()
     return clean
 
 
