@@ -90,7 +90,7 @@ BUSY_QUERIES = {
     "page by time": (f"SELECT * {BUSY_FEEDBACK} ORDER BY created_at DESC LIMIT 50", 1_000),
     "page by position": (f"SELECT * {BUSY_FEEDBACK} ORDER BY block_number DESC, log_index DESC LIMIT 50", 5_000),
     "page by index": (f"SELECT * {BUSY_FEEDBACK} AND {BUSY} ORDER BY feedback_index DESC LIMIT 50", 5_000),
-    "one feedback": (f"SELECT * {BUSY_FEEDBACK} AND {BUSY} AND feedback_index = 40000", 100),
+    "one feedback": (f"SELECT * {BUSY_FEEDBACK} AND {BUSY} AND feedback_index = 40000", 1_000),
     "count": (f"SELECT count(*) {BUSY_FEEDBACK}", 5_000),
     "median": (f"SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY value) {BUSY_FEEDBACK}", 5_000),
     "medians of tags": (f"SELECT * FROM erc8004.v_erc8004_tag_stats WHERE {BUSY}", 5_000),

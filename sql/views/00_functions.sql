@@ -20,11 +20,15 @@ END $$;
 
 -- The identity registry behind a configured contract; without one, the chain's first deployment.
 CREATE OR REPLACE FUNCTION erc8004_data.identity_of(chain bigint, contract text) RETURNS bytea
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = erc8004_data, pg_temp AS $$
-    SELECT r.identity FROM registries r
-    WHERE r.chain_id = chain AND (contract IS NULL OR r.address = address_of(contract))
-    ORDER BY r.active DESC, r.position, r.kind LIMIT 1
-$$;
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = erc8004_data, pg_temp AS $$
+DECLARE
+    named bytea := address_of(contract);  -- judged even where no row is there to be compared
+BEGIN
+    RETURN (
+        SELECT r.identity FROM registries r
+        WHERE r.chain_id = chain AND (named IS NULL OR r.address = named)
+        ORDER BY r.active DESC, r.position, r.kind LIMIT 1);
+END $$;
 
 CREATE OR REPLACE FUNCTION erc8004_data.agent_key(chain bigint, identity bytea, agent numeric) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -46,6 +50,7 @@ DECLARE
     agent uuid := agent_key($1, first_identity, $2);
     wanted1 text := coalesce($4, '');
     wanted2 text := coalesce($5, '');
+    listed bytea[] := ARRAY(SELECT address_of(u) FROM unnest($3) u);
     of_all boolean := coalesce(cardinality($3), 0) = 0;
     contract bytea := (
         SELECT r.address FROM registries r
@@ -55,7 +60,7 @@ DECLARE
     shift constant numeric := 170141183460469231731687303715884105728;
 BEGIN
     WITH chosen AS (
-        SELECT address_of(u.client) AS client, count(*) AS times FROM unnest($3) AS u (client) GROUP BY 1
+        SELECT u.client, count(*) AS times FROM unnest(listed) AS u (client) GROUP BY u.client
     ), by_decimals AS (
         -- Over all clients without a tag filter the sums are kept (agent_values); else they are made here.
         SELECT v.value_decimals AS decimals, v.feedback AS n, v.value_sum
@@ -97,32 +102,44 @@ END $$;
 CREATE OR REPLACE FUNCTION erc8004.erc8004_validation_summary(
     chain_id bigint, agent_id numeric, validators text[] DEFAULT NULL, tag text DEFAULT '', registry text DEFAULT NULL,
     OUT count numeric, OUT average numeric)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    agent uuid := agent_key($1, identity_of($1, $5), $2);
+    listed bytea[] := ARRAY(SELECT address_of(u) FROM unnest($3) u);
+    contract bytea := (
+        SELECT g.address FROM registries g
+        WHERE g.chain_id = $1 AND g.kind = 'validation' AND g.address = address_of($5));
+BEGIN
     SELECT count(*), coalesce(div(sum(q.response)::numeric, nullif(count(*), 0)), 0)
+    INTO count, average
     FROM validation_requests q
     JOIN validation_responses r ON (r.chain_id, r.block_number, r.log_index) = (q.chain_id, q.answer_block, q.answer_log)
-    WHERE q.agent_uuid = agent_key($1, identity_of($1, $5), $2)
-      AND (coalesce(cardinality($3), 0) = 0 OR q.validator IN (SELECT address_of(v) FROM unnest($3) v))
+    WHERE q.agent_uuid = agent
+      AND (cardinality(listed) = 0 OR q.validator = ANY (listed))
       AND (coalesce($4, '') = '' OR (r.tag = $4 AND r.tag_raw IS NULL))
-      AND (q.registry = address_of($5) OR NOT EXISTS (
-               SELECT FROM registries g
-               WHERE g.chain_id = $1 AND g.kind = 'validation' AND g.address = address_of($5)))
-$$;
+      AND (contract IS NULL OR q.registry = contract);
+END $$;
 
 -- Owner, wallet and URI of an agent as of the end of a block; nulls where nothing was known by then.
 CREATE OR REPLACE FUNCTION erc8004.erc8004_agent_at(
     chain_id bigint, agent_id numeric, block bigint, registry text DEFAULT NULL,
     OUT owner_address text, OUT agent_wallet text, OUT token_uri text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
-    WITH key AS MATERIALIZED (SELECT agent_key($1, identity_of($1, $4), $2) AS agent_uuid)
-    SELECT (SELECT '0x' || encode(t.to_address, 'hex') FROM transfers t, key k
-            WHERE t.agent_uuid = k.agent_uuid AND t.block_number <= $3
-            ORDER BY t.block_number DESC, t.log_index DESC LIMIT 1),
-           (SELECT CASE WHEN octet_length(m.value) = 20 THEN '0x' || encode(m.value, 'hex') END
-            FROM metadata_writes m, key k
-            WHERE m.agent_uuid = k.agent_uuid AND m.is_wallet AND m.applies AND m.block_number <= $3
-            ORDER BY m.block_number DESC, m.log_index DESC LIMIT 1),
-           (SELECT u.token_uri FROM uris u, key k
-            WHERE u.agent_uuid = k.agent_uuid AND u.applies AND u.block_number <= $3
-            ORDER BY u.block_number DESC, u.log_index DESC LIMIT 1)
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = erc8004_data, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    agent uuid := agent_key($1, identity_of($1, $4), $2);
+BEGIN
+    owner_address := (
+        SELECT '0x' || encode(t.to_address, 'hex') FROM transfers t
+        WHERE t.agent_uuid = agent AND t.block_number <= $3
+        ORDER BY t.block_number DESC, t.log_index DESC LIMIT 1);
+    agent_wallet := (
+        SELECT CASE WHEN octet_length(m.value) = 20 THEN '0x' || encode(m.value, 'hex') END FROM metadata_writes m
+        WHERE m.agent_uuid = agent AND m.is_wallet AND m.applies AND m.block_number <= $3
+        ORDER BY m.block_number DESC, m.log_index DESC LIMIT 1);
+    token_uri := (
+        SELECT u.token_uri FROM uris u
+        WHERE u.agent_uuid = agent AND u.applies AND u.block_number <= $3
+        ORDER BY u.block_number DESC, u.log_index DESC LIMIT 1);
+END $$;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -334,27 +335,23 @@ async def test_addresses_may_be_written_in_any_case(database: Database, reader: 
         assert await call(reader, "erc8004_validation_summary", CHAIN_ID, 1, [validator], "", registry) == (1, 60)
 
 
-@pytest.mark.parametrize(
-    "slip", ["", "0x", "0x12", "a1" * 20, "0x" + "a1" * 21, "0x" + "g1" * 20, "alice.eth", " 0x" + "a1" * 20]
-)
-async def test_what_is_no_address_is_an_error(database: Database, reader: asyncpg.Connection, slip: str) -> None:
+SLIPS = ("", "0x", "0x12", "a1" * 20, "0x" + "a1" * 21, "0x" + "g1" * 20, "alice.eth", " 0x" + "a1" * 20)
+
+
+@pytest.mark.parametrize("chain", [CHAIN_ID, 99], ids=["known chain", "unknown chain"])
+async def test_what_is_no_address_is_an_error(database: Database, reader: asyncpg.Connection, chain: int) -> None:
     await index(database, [rated(1, ALICE, 1, 80, 0)])
 
-    for name, arguments in {
-        "erc8004_summary": [(CHAIN_ID, 1, [slip]), (CHAIN_ID, 1, None, "", "", slip)],
-        "erc8004_validation_summary": [(CHAIN_ID, 1, None, "", slip)],
-        "erc8004_agent_at": [(CHAIN_ID, 1, 1, slip)],
-    }.items():
-        for wrong in arguments:
-            with pytest.raises(asyncpg.InvalidParameterValueError, match="not an address"):
+    for slip in SLIPS:
+        for name, *wrong in (
+            ("erc8004_summary", chain, 1, [text(ALICE), slip]),
+            ("erc8004_summary", chain, 1, None, "", "", slip),
+            ("erc8004_validation_summary", chain, 1, [slip]),
+            ("erc8004_validation_summary", chain, 1, None, "", slip),
+            ("erc8004_agent_at", chain, 1, 1, slip),
+        ):
+            with pytest.raises(asyncpg.InvalidParameterValueError, match="not an address: '" + re.escape(slip)):
                 await call(reader, name, *wrong)
-
-
-async def test_a_slip_in_a_list_of_validators_is_an_error(database: Database, reader: asyncpg.Connection) -> None:
-    await index(database, asked(1, VALIDATIONS[0], SOME_HASH, BOB, 60))
-
-    with pytest.raises(asyncpg.InvalidParameterValueError, match=r"not an address: 'bob\.eth'"):
-        await call(reader, "erc8004_validation_summary", CHAIN_ID, 1, ["bob.eth"])
 
 
 async def test_the_unknown_is_empty(database: Database, reader: asyncpg.Connection) -> None:

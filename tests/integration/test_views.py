@@ -326,6 +326,10 @@ REENTRY = {
         [mint(0, ALICE), wallet(0, b""), transfer(0, ALICE, BOB), registered(0, "u", ALICE), wallet(0, ALICE)],
         (BOB, None, "u"),
     ),
+    "moved away by a registry that does not tell of the wallet": (
+        [mint(0, ALICE), transfer(0, ALICE, BOB), registered(0, "u", ALICE), wallet(0, ALICE)],
+        (BOB, None, "u"),
+    ),
     "wallet set in the call-back": (
         [mint(0, ALICE), wallet(0, CAROL), registered(0, "u", ALICE), wallet(0, ALICE)],
         (ALICE, CAROL, "u"),
@@ -362,8 +366,11 @@ async def test_what_a_callback_did_during_the_mint_stands(
     assert agent["agent_wallet"] == (hex_of(set_wallet) if set_wallet else None)
     assert agent["token_uri"] == token_uri
     current = "agent_id = 0 AND to_block IS NULL"
-    assert (await readers.rows("erc8004_agent_wallets", where=current))[-1]["agent_wallet"] == agent["agent_wallet"]
-    assert (await readers.rows("erc8004_agent_uris", where=current))[-1]["token_uri"] == token_uri
+    assert all(
+        row["agent_wallet"] == agent["agent_wallet"]
+        for row in await readers.rows("erc8004_agent_wallets", where=current)
+    )
+    assert (await readers.one("erc8004_agent_uris", where=current))["token_uri"] == token_uri
     at = await readers.connection.fetchrow("SELECT * FROM erc8004.erc8004_agent_at($1, 0, 1)", CHAIN_ID)
     assert tuple(at) == (agent["owner_address"], agent["agent_wallet"], token_uri)
 
@@ -399,6 +406,12 @@ async def test_an_approval_ends_with_the_next_transfer_in_silence(readers: Reade
 
     await readers.index([approve(0, ALICE, CAROL)], [approve(0, ALICE, ZERO)])
     assert await operators(readers) == []
+
+    await readers.index([approve(0, ALICE, CAROL), transfer(0, ALICE, BOB)])
+    assert await operators(readers) == []
+
+    await readers.index([transfer(0, BOB, ALICE), approve(0, ALICE, CAROL)])
+    assert await operators(readers) == [(0, hex_of(CAROL), "approved", 7)]
 
 
 async def test_operators_act_for_all_that_their_owner_has(readers: Readers) -> None:
