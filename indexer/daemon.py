@@ -20,7 +20,7 @@ from indexer.core.decode import Decoder
 from indexer.core.ranges import start_span
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId
-from indexer.errors import Retryable
+from indexer.errors import Retryable, RpcError
 from indexer.http.server import HttpServer
 from indexer.publisher import Publisher
 from indexer.services import database_url, http_file, left_in_file, load_decoder, open_source, open_valkey
@@ -240,7 +240,12 @@ async def _warnings(chain: ChainSettings, source: Source) -> list[str]:
     warnings = []
     for deployment in chain.deployments:
         for address in deployment.addresses:
-            if not await source.has_code(address):
+            try:
+                found = await source.has_code(address)
+            except RpcError as error:  # logs can be had without it
+                log.info("code_unknown", address=address, error=str(error))
+                continue
+            if not found:
                 warnings.append(f"no code at 0x{address.hex()}")
                 log.warning("code_missing", address=address)
     return warnings

@@ -18,7 +18,7 @@ from ledger import CHAIN_ID, Ledger
 from processes import Link, Program, Programs, chain_table, until, with_key
 from redis.asyncio import Redis
 from simulator.chain import SimChain
-from simulator.node import SimNode
+from simulator.node import SimNode, SimRpcError
 from workload import Workload
 
 from indexer.core.types import Deployment
@@ -101,6 +101,23 @@ async def test_until_head_prints_one_document_and_leaves_the_truth(
     }
     assert not program.messages
     await expect_truth(database_url, another_database_url, chain)
+
+
+async def test_a_provider_of_logs_alone_is_enough(programs: Programs) -> None:
+    chain, _ = grown(1)
+
+    def answer(method: str, _params: list[object], given: object) -> object:
+        if method == "eth_getCode":
+            raise SimRpcError(-32601, "the method eth_getCode does not exist/is not available")
+        return given
+
+    async with SimNode(chain) as node:
+        node.intercept = answer
+        programs.configure(chain_table("local", node.url))
+        code, program = await programs.run("run", "--until", "head", "--json")
+
+    assert code == 0, program.stderr
+    assert program.document["chains"][0]["to_block"] == chain.head.number
 
 
 async def test_until_a_block_stops_there_and_the_next_run_goes_on(
