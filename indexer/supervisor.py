@@ -152,6 +152,7 @@ class Supervisor:
             if not waiting:
                 log.info("lease_waiting", holder=await self.leases.holder_of(self.chain_id))
                 waiting = True
+                self.trouble.end()  # the database answers, and the chain is another's to care for
             await asyncio.sleep(_LOOK_AT_LEASE_S)
         log.info("lease_acquired", epoch=lease.epoch)
         return lease

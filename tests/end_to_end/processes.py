@@ -28,11 +28,14 @@ STOP_S: Final = 10.0  # from a signal to the end
 KEY: Final = "s3cretKeyOfThisProvider0001"
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str, *, deadline_s: float = DEADLINE_S) -> None:
+async def until(
+    holds: Callable[[], Awaitable[bool]], what: str | Callable[[], str], *, deadline_s: float = DEADLINE_S
+) -> None:
     """Wait until a condition holds; fails with `what` did not happen."""
     deadline = time.monotonic() + deadline_s
     while not await holds():
-        assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {what}"
+        late = time.monotonic() > deadline
+        assert not late, f"not within {deadline_s:g} s: {what if isinstance(what, str) else what()}"
         await asyncio.sleep(0.03)
 
 
@@ -118,7 +121,7 @@ class Program:
             assert found or not ended, f"ended with {self.process.returncode} before {event}: {self.stderr[-20:]}"
             return found
 
-        await until(there, f"{event} {keys}, only {[one['event'] for one in self.events]}", deadline_s=deadline_s)
+        await until(there, lambda: f"{event} {keys}, only {self.stderr[-10:]}", deadline_s=deadline_s)
         return next(one for one in self.events if one["event"] == event and keys.items() <= one.items())
 
     async def get(self, path: str) -> tuple[int, Any]:
