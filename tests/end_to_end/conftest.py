@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from processes import Programs
 from redis.asyncio import Redis
+
+from indexer.embedded.postgres import postgres
+from indexer.embedded.valkey import valkey
 
 
 @pytest.fixture
@@ -23,3 +27,13 @@ async def programs(tmp_path: Path, database_url: str, guarded_valkey_url: str) -
     """Yield a starter of processes over a migrated database and a Valkey of the test's own."""
     async with Programs(tmp_path, DATABASE_URL=database_url, VALKEY_URL=guarded_valkey_url) as programs:
         yield programs
+
+
+@pytest.fixture
+async def embedded_folder(servers: Path) -> AsyncIterator[Path]:
+    """Yield a folder that other users can enter; the embedded servers in its `data` do not outlive the test."""
+    folder = servers / f"embedded-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    yield folder
+    async with postgres(folder / "data"), valkey(folder / "data"):
+        pass

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,6 +23,9 @@ from simulator.node import SimNode, SimRpcError
 from workload import Workload
 
 from indexer.core.types import Deployment
+from indexer.embedded.postgres import EmbeddedPostgres
+from indexer.embedded.server import Server
+from indexer.embedded.valkey import EmbeddedValkey
 from indexer.store.database import Database
 
 DEAD = "http://127.0.0.1:9"  # the port of discard: nothing listens there
@@ -347,6 +351,25 @@ async def test_sigterm_while_the_database_hangs(programs: Programs, database_url
     assert "Traceback" not in "".join(program.stderr)
 
 
+async def test_sigterm_while_the_embedded_servers_start_leaves_none_behind(embedded_folder: Path) -> None:
+    async with Programs(embedded_folder) as programs:
+        programs.configure(chain_table("local", DEAD))
+        for event, pause_s in [("settings_loaded", 0.0), ("settings_loaded", 0.3), ("embedded_started", 0.0)]:
+            program = await programs.start("run")
+            await program.logged(event)
+            await asyncio.sleep(pause_s)  # into the middle of the start
+            code = await program.stop()
+
+            assert code == 0, program.stderr
+            assert program.messages == []
+            data = embedded_folder / "data"
+            assert not [one.name for one in (EmbeddedPostgres(data), EmbeddedValkey(data)) if is_alive(one)]
+
+
+def is_alive(server: Server) -> bool:
+    return server.folder.exists() and server.alive()
+
+
 # --- what cannot work: exit 2, one message --------------------------------------------------------------------------
 
 
@@ -575,6 +598,13 @@ async def test_a_database_that_hangs_for_a_while_is_waited_for(programs: Program
         assert await program.stop() == 0
 
     assert (status, health) == (503, 200)
+
+
+async def test_a_peer_that_vanishes_without_a_word_is_noticed_by_the_system(database_url: str) -> None:
+    async with opened(database_url) as database, database.transaction() as connection:
+        peer: socket.socket = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # the driver's own
+
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
 
 
 async def test_valkey_out_of_reach_stops_no_indexing(

@@ -173,7 +173,7 @@ async def held_up(url: str) -> AsyncIterator[object]:
         await looking.close()
 
 
-async def test_a_short_pause_costs_nothing(programs: Programs) -> None:
+async def test_whoever_waits_can_be_stopped_and_a_short_pause_of_the_holder_costs_nothing(programs: Programs) -> None:
     chain, workload = grown(4)
     async with SimNode(chain) as node:
         programs.configure(chain_table("local", node.url))
@@ -181,7 +181,8 @@ async def test_a_short_pause_costs_nothing(programs: Programs) -> None:
         await at_head(holder, chain)
         async with frozen(holder.pid):
             chain.mine(workload.block())
-            await asyncio.sleep(2)
+            waiting = await second(programs)
+            assert await waiting.stop() == 0
         await at_head(holder, chain)
         assert await holder.stop() == 0
 

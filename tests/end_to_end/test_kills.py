@@ -23,8 +23,8 @@ from simulator.chain import SimBlock, SimChain
 from simulator.node import SimNode
 from workload import Workload
 
-from indexer.embedded.postgres import EmbeddedPostgres, postgres
-from indexer.embedded.valkey import EmbeddedValkey, valkey
+from indexer.embedded.postgres import EmbeddedPostgres
+from indexer.embedded.valkey import EmbeddedValkey
 from indexer.store.database import Database
 
 ROUNDS = 6
@@ -211,25 +211,15 @@ async def opened(url: str) -> AsyncIterator[Database]:
         await database.close()
 
 
-@pytest.fixture
-async def folder(servers: Path, worker_name: str, request: pytest.FixtureRequest) -> AsyncIterator[Path]:
-    """Yield a folder for embedded servers, which do not outlive the test."""
-    folder = servers / f"kills-{worker_name}-{request.node.callspec.id}"
-    folder.mkdir()
-    yield folder
-    async with postgres(folder / "data"), valkey(folder / "data"):
-        pass
-
-
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_kills_at_any_moment_leave_no_trace(folder: Path, database_url: str, seed: int) -> None:
+async def test_kills_at_any_moment_leave_no_trace(embedded_folder: Path, database_url: str, seed: int) -> None:
     world = World(seed)
-    async with Programs(folder) as programs, SimNode(world.chain, finalized_depth=FINAL) as node:
+    async with Programs(embedded_folder) as programs, SimNode(world.chain, finalized_depth=FINAL) as node:
         programs.configure(chain_table("local", node.url, max_block_range=20))
         url = (await programs.run("url", "database"))[1].stdout.strip()
         valkey_url = (await programs.run("url", "valkey"))[1].stdout.strip()
         daemon = await programs.start("run")
-        data = folder / "data"
+        data = embedded_folder / "data"
         killer = Killer(programs, EmbeddedPostgres(data), EmbeddedValkey(data), url, Random(-seed), daemon)
         reader = Reader(url, world)
         await daemon.logged("batch_committed")
