@@ -11,16 +11,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 import redis
+from databases import execute, run_apart, with_database
 
 from indexer.embedded.locks import hold
 from indexer.embedded.postgres import postgres
@@ -50,14 +48,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     folder = config.stash[_SERVERS]
     if given := os.environ.get("TEST_DATABASE_URL"):
-        _run(_execute(given, f'DROP DATABASE IF EXISTS "{_template_name(folder)}"'))
+        run_apart(execute(given, f'DROP DATABASE IF EXISTS "{_template_name(folder)}"'))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end on a loop in another thread: the loop of this one belongs to pytest-asyncio."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
 
 
 def _template_name(folder: Path) -> str:
@@ -82,19 +74,6 @@ def _in_background(manager: AbstractAsyncContextManager[str]) -> Iterator[str]:
         loop.close()
 
 
-def _with_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
-
-
-async def _execute(url: str, *statements: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Path:
     """Return the folder of this run's servers, common to all workers."""
@@ -109,7 +88,7 @@ def postgres_url(servers: Path) -> Iterator[str]:
         return
     with _in_background(postgres(servers)) as url:
         relaxed = (f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "full_page_writes", "synchronous_commit"))
-        _run(_execute(url, *relaxed, "SELECT pg_reload_conf()"))
+        run_apart(execute(url, *relaxed, "SELECT pg_reload_conf()"))
         yield url
 
 
@@ -124,11 +103,11 @@ def template_database(postgres_url: str, servers: Path) -> str:
         async with hold(servers / "template.lock"):
             if (servers / "template").exists():
                 return
-            await _execute(postgres_url, f'CREATE DATABASE "{name}"')
-            await migrate(_with_database(postgres_url, name))
+            await execute(postgres_url, f'CREATE DATABASE "{name}"')
+            await migrate(with_database(postgres_url, name))
             (servers / "template").touch()
 
-    _run(make())
+    run_apart(make())
     return name
 
 
@@ -137,11 +116,11 @@ async def _fresh_database(url: str, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     # Without fsync copying files beats writing each page to the log: half the time.
     strategy = "WAL_LOG" if "TEST_DATABASE_URL" in os.environ else "FILE_COPY"
-    await _execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
+    await execute(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
     try:
-        yield _with_database(url, name)
+        yield with_database(url, name)
     finally:
-        await _execute(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        await execute(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

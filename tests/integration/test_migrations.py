@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from conftest import _execute, _with_database
+from databases import execute, with_database
 
 from indexer.errors import SettingsError
 from indexer.resources import data_dir
@@ -184,15 +184,15 @@ def with_view(folder: Path, text: str) -> Path:
 async def test_an_owner_without_createrole_migrates(postgres_url: str) -> None:
     name = f"limited_{uuid.uuid4().hex}"
     host = postgres_url.rpartition("@")[2]
-    await _execute(postgres_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'", f"CREATE DATABASE {name} OWNER {name}")
+    await execute(postgres_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'", f"CREATE DATABASE {name} OWNER {name}")
     try:
-        url = _with_database(f"postgresql://{name}:pw@{host}", name)
+        url = with_database(f"postgresql://{name}:pw@{host}", name)
         await migrate(url)
         await migrate(url)
         assert len(await views_of(url)) == 20
         assert await names(url, "SELECT count FROM erc8004.erc8004_summary(1, 1)") == [0]
     finally:
-        await _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
+        await execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
 
 
 async def test_the_readers_role_may_be_missing(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,21 +200,21 @@ async def test_the_readers_role_may_be_missing(postgres_url: str, monkeypatch: p
     name = f"limited_{uuid.uuid4().hex}"
     host = postgres_url.rpartition("@")[2]
     monkeypatch.setattr(migrations, "_READER", migrations._READER.replace("erc8004_reader", f"reader_{name}"))
-    await _execute(postgres_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'", f"CREATE DATABASE {name} OWNER {name}")
+    await execute(postgres_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'", f"CREATE DATABASE {name} OWNER {name}")
     try:
-        url = _with_database(f"postgresql://{name}:pw@{host}", name)
+        url = with_database(f"postgresql://{name}:pw@{host}", name)
         await migrate(url)
         assert len(await views_of(url)) == 20
         assert await names(url, f"SELECT rolname FROM pg_roles WHERE rolname = 'reader_{name}'") == []
     finally:
-        await _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
+        await execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {name}")
 
 
 # ---------------------------------------------------------------- refusals
 
 
 async def test_the_database_of_a_newer_version_is_refused(database_url: str) -> None:
-    await _execute(database_url, "INSERT INTO erc8004_data.migrations (name, digest) VALUES ('0999_later', '')")
+    await execute(database_url, "INSERT INTO erc8004_data.migrations (name, digest) VALUES ('0999_later', '')")
 
     with pytest.raises(SettingsError, match=r"newer version.*0999_later"):
         await migrate(database_url)
@@ -223,13 +223,13 @@ async def test_the_database_of_a_newer_version_is_refused(database_url: str) -> 
 async def test_an_encoding_that_cannot_hold_every_text_is_refused(postgres_url: str) -> None:
     name = f"ascii_{uuid.uuid4().hex}"
     locale = "LOCALE_PROVIDER libc LOCALE 'C'"
-    await _execute(postgres_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' {locale} TEMPLATE template0")
+    await execute(postgres_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' {locale} TEMPLATE template0")
     try:
         with pytest.raises(SettingsError, match="encoded in SQL_ASCII; UTF8 is needed"):
-            await migrate(_with_database(postgres_url, name))
-        assert await views_of(_with_database(postgres_url, name)) == []
+            await migrate(with_database(postgres_url, name))
+        assert await views_of(with_database(postgres_url, name)) == []
     finally:
-        await _execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+        await execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_a_server_older_than_15_is_refused(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import large
 import pytest
-from conftest import _execute, _run, _with_database
+from databases import execute, run_apart, with_database
 from large_queries import BUSY_CLIENT, BUSY_QUERIES, LOOKUPS, PAGES, POLL, SUMMARIES
 
 from indexer.embedded.locks import hold
@@ -26,12 +26,12 @@ SMALL_TABLES = {"chains", "heads", "registries", "coverage", "chain_totals"}
 def large_url(postgres_url: str, servers: Path, worker_name: str) -> Iterator[str]:
     """Yield the DSN of the large database, built by the first worker, dropped by the last; read it only."""
     name = f"large_{servers.name.rpartition('-')[2]}"
-    url, users = _with_database(postgres_url, name), servers / "large"
+    url, users = with_database(postgres_url, name), servers / "large"
 
     async def enter() -> None:
         async with hold(servers / "large.lock"):
             if not users.exists():
-                await _execute(postgres_url, f'CREATE DATABASE "{name}"')
+                await execute(postgres_url, f'CREATE DATABASE "{name}"')
                 await migrate(url)
                 database = await Database.open(url, size=1)
                 await large.build(database)
@@ -44,11 +44,11 @@ def large_url(postgres_url: str, servers: Path, worker_name: str) -> Iterator[st
             (users / worker_name).unlink()
             if not list(users.iterdir()) and "TEST_DATABASE_URL" in os.environ:
                 users.rmdir()
-                await _execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+                await execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
-    _run(enter())
+    run_apart(enter())
     yield url
-    _run(leave())
+    run_apart(leave())
 
 
 @pytest.fixture
