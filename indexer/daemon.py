@@ -41,6 +41,8 @@ log = structlog.get_logger()
 
 _PRUNE_EVERY_S: Final = 600.0
 _TELL_EVERY_S: Final = 3.0
+_PUBLISH_AGAIN_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.1
 _CANCEL_AGAIN_S: Final = 3.0
 
 
@@ -148,15 +150,15 @@ class Daemon:
 
     async def _migrate(self) -> None:
         async with self._migrating:
-            if not self._migrated:
-                for name in await migrate_database(self.database):
-                    log.info("migrated", name=name)
-                self._migrated = True
+            # At every start of a chain: someone may have put an empty database in the place of ours.
+            for name in await migrate_database(self.database):
+                log.info("migrated", name=name)
+            self._migrated = True
 
     async def run(self) -> list[End]:
         """Run every chain to its end. The first error that cannot be mended ends all."""
         helpers = [
-            asyncio.create_task(self.publisher.run(), name="publisher"),
+            asyncio.create_task(self._every(_PUBLISH_AGAIN_S, self.publisher.run), name="publisher"),
             asyncio.create_task(self._every(_PRUNE_EVERY_S, self._prune), name="prune changes"),
             asyncio.create_task(self._every(_TELL_EVERY_S, self._tell_publishing), name="tell publishing"),
         ]
@@ -180,9 +182,13 @@ class Daemon:
     async def _every(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             if self._migrated:
-                with suppress(Retryable):  # the chains tell of it
+                try:
                     await work()
-            await asyncio.sleep(pause_s)
+                except Retryable:
+                    pass  # the chains tell of it
+                except Exception:
+                    log.exception("housekeeping_failed")  # never a reason to stop indexing
+            await asyncio.sleep(pause_s if self._migrated else _LOOK_AGAIN_S)
 
     async def _prune(self) -> None:
         await Chains(self.database).prune_changes(self.settings.changes_retention_h * 3600)

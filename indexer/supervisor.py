@@ -23,7 +23,7 @@ log = structlog.get_logger()
 _LOOK_AT_LEASE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 15.0
-_PATIENCE: Final = 5  # failures in a row before a run that shall end gives up; some 8 s
+_PATIENCE_S: Final = 30.0  # of failures alone, before a run that shall end gives up
 
 End = Literal["done", "halted", "held"]
 Fault = Literal["database", "provider"]
@@ -39,12 +39,12 @@ class Trouble:
 
     reasons: tuple[str, ...] = ()
     failures: int = 0  # in a row
+    _since: float = 0.0  # of the first of them
     _told: set[Fault] = field(default_factory=set)
 
     def begin(self, kind: Fault, error: Exception) -> None:
         """Note a fault, and log it unless it was logged already."""
-        self.reasons = (f"{kind}: {error}",)
-        self.failures += 1
+        self._fail(f"{kind}: {error}")
         if kind in self._told:
             return
         self._told.add(kind)
@@ -55,8 +55,17 @@ class Trouble:
 
     def crash(self, error: Exception) -> None:
         """Note a fault of our own making; its words are for the log alone."""
-        self.reasons = (f"internal error: {type(error).__name__}",)
+        self._fail(f"internal error: {type(error).__name__}")
+
+    def _fail(self, reason: str) -> None:
+        self.reasons = (reason,)
+        self._since = self._since if self.failures else time.monotonic()
         self.failures += 1
+
+    @property
+    def lasts_s(self) -> float:
+        """How long nothing has worked; 0 while all is well."""
+        return time.monotonic() - self._since if self.failures else 0.0
 
     @property
     def pause_s(self) -> float:
@@ -131,9 +140,9 @@ class Supervisor:
                 self.trouble.begin("provider", error)
 
     def _is_lost(self, error: Retryable) -> bool:
-        """Say whether a run that shall end should give up: never within reach, or failing again and again."""
+        """Say whether a run that shall end should give up: never within reach, or failing for long."""
         unreached = not self.reached and isinstance(error, (Transport, StoreUnavailable))
-        return unreached or self.trouble.failures >= _PATIENCE
+        return unreached or self.trouble.lasts_s >= _PATIENCE_S
 
     async def _once(self) -> None:
         await self.ready()

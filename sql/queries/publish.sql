@@ -57,7 +57,12 @@ CLOSE touched;
 WITH by_decimals AS (
     SELECT v.agent_uuid, v.value_decimals AS decimals, sum(v.feedback) AS n, sum(v.value_sum) AS value_sum
     FROM agent_values v
+    JOIN agents a USING (agent_uuid)
     WHERE v.agent_uuid = ANY ($1::uuid[]) AND v.feedback > 0
+      AND v.registry = (
+          SELECT r.address FROM registries r
+          WHERE r.chain_id = a.chain_id AND r.kind = 'reputation' AND r.identity = a.registry
+          ORDER BY r.active DESC, r.position LIMIT 1)
     GROUP BY v.agent_uuid, v.value_decimals
 ), summed AS (
     SELECT b.agent_uuid, sum(b.n) AS count, sum(b.value_sum * ('1e' || 18 - b.decimals)::numeric) AS total,

@@ -1,3 +1,4 @@
+-- Final is what the nodes call final and proved to be on our chain when it was last written.
 CREATE VIEW erc8004.erc8004_events AS
 SELECT l.chain_id, c.name AS chain, l.block_number, l.log_index,
        '0x' || encode(l.block_hash, 'hex') AS block_hash,
@@ -10,7 +11,7 @@ SELECT l.chain_id, c.name AS chain, l.block_number, l.log_index,
        ARRAY(SELECT '0x' || encode(substr(l.topics, 32 * n + 1, 32), 'hex')
              FROM generate_series(0, octet_length(l.topics) / 32 - 1) n ORDER BY n) AS topics,
        l.data, l.defect,
-       l.block_number <= coalesce(h.finalized_block, -1) AS finalized
+       coalesce(l.block_number <= least(h.finalized_block, c.proven_final), false) AS finalized
 FROM logs l
 LEFT JOIN agents a ON a.agent_uuid = l.agent_uuid AND a.chain_id = l.chain_id
 LEFT JOIN chains c ON c.chain_id = l.chain_id

@@ -264,12 +264,15 @@ async def test_a_run_that_shall_end_gives_up_at_once_what_it_never_reached(error
     assert ready.calls == 1
 
 
-async def test_a_run_that_shall_end_bears_a_few_faults_in_a_row() -> None:
+async def test_a_run_that_shall_end_bears_faults_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = Inconsistent("h.example", "blocks changed while being read")
 
-    assert await supervise(FakeLeases(), Script(AWAY, NO_STORE, moved, moved, None), retry=False).run() == "done"
+    assert await supervise(FakeLeases(), Script(AWAY, NO_STORE, *[moved] * 9, None), retry=False).run() == "done"
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
+    work = Script(*[moved] * 1000)
     with pytest.raises(Inconsistent):
-        await supervise(FakeLeases(), Script(*[moved] * 5), retry=False).run()
+        await supervise(FakeLeases(), work, retry=False).run()
+    assert 1 < work.calls < 1000
 
 
 async def test_a_run_that_shall_end_ends_at_an_error_that_nobody_foresaw() -> None:

@@ -777,7 +777,8 @@ async def test_what_cannot_be_decoded_is_told_with_its_defect(readers: Readers) 
 async def test_final_is_what_lies_at_or_below_the_finalized_block(readers: Readers) -> None:
     await readers.index([mint(0, ALICE)], [mint(1, ALICE)], [mint(2, ALICE)])
     async with readers.database.transaction() as connection:
-        await connection.execute("UPDATE heads SET finalized_block = 2")
+        await connection.execute("UPDATE heads SET finalized_block = 3")
+        await connection.execute("UPDATE chains SET proven_final = 2")
 
     assert await readers.tuples("erc8004_events", "block_number, finalized") == [(1, True), (2, True), (3, False)]
 
