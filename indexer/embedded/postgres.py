@@ -30,7 +30,6 @@ _SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "256MB",  # the hot part of the indexes; taken from the system only as it fills
     "work_mem": "8MB",  # a parallel hash of three processes fits into docker's 64 MB of /dev/shm
-    "random_page_cost": "1.1",  # no disk to turn; what is hot is in memory
     "maintenance_work_mem": "128MB",  # indexes of a first backfill
     "max_wal_size": "4GB",  # a backfill would otherwise force a checkpoint every few seconds
     "checkpoint_timeout": "15min",
