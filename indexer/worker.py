@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, assert_never
 
 import structlog
 
-from indexer.chain.refusals import Inconsistent, OtherBranch, ShrinkRange
+from indexer.chain.refusals import Inconsistent, OtherBranch
 from indexer.chain.source import Tip
 from indexer.core.counters import ChainCounters
-from indexer.core.ranges import SpanState, after_refusal, after_success
+from indexer.core.ranges import SpanState
 from indexer.core.reorg import BeyondFinality, Extend, FetchOlder, Rollback, Stale, decide
 from indexer.core.rows import RowBuilder, Rows
-from indexer.core.types import Batch, BlockRange, BlockRef, ChainId
+from indexer.core.types import Batch, BlockRef, ChainId
 from indexer.errors import BeyondFinality as BeyondFinalityError
+from indexer.fetching import Fetcher, LogSource
 from indexer.store.chains import Standing
 from indexer.store.writer import Committed, RolledBack, State
 
 log = structlog.get_logger()
 
-# Above the finalized block every header of a range is fetched and linked; more at a time gains nothing.
-LINKED_BLOCKS: Final = 100
 # How many held headers are asked for at a time when the ancestor of a reorg is looked for.
 _ANCESTOR_CHUNK: Final = 64
 # While a backfill runs, the head is looked at this often: `status` shows the true lag, and life.
 _LOOK_UP_EVERY_S: Final = 5.0
 
 
-class Source(Protocol):
+class Source(LogSource, Protocol):
     """The chain as the worker asks for it; errors are RpcErrors."""
 
     async def tip(self) -> Tip:
@@ -45,15 +43,6 @@ class Source(Protocol):
 
     async def blocks(self, numbers: Sequence[int], *, elsewhere: bool = False) -> tuple[BlockRef, ...]:
         """Canonical headers of ascending numbers; `elsewhere` asks another provider where there is one."""
-
-    async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
-        """All logs of a range that is final."""
-
-    async def fetch_linked(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
-        """All logs of a range that may still change, with every header."""
-
-    async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
-        """All logs of exactly this block."""
 
     def hold_to(self, block: BlockRef | None) -> None:
         """Hear only providers that have this final block."""
@@ -146,9 +135,13 @@ class Worker:
     _checkpoint: int = -1
     _checkpoint_hash: bytes | None = None
     _proven_final: int = -1
-    _final: int = -1
     _live: bool = False
     _looked_up: float = 0.0
+    _fetcher: Fetcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Build the part that fetches ahead."""
+        self._fetcher = Fetcher(self.source, self.plan.addresses, self.plan.max_concurrency, self.span)
 
     async def run(self) -> None:
         """Follow the chain. Raises RpcError, StoreUnavailable, LeaseLost or BeyondFinality; nothing is half done."""
@@ -165,10 +158,9 @@ class Worker:
         tip = await self._look_up()
         if self._held:
             await self._reconcile(tip)
-        elif (final := min(self._final, tip.head.number)) >= 0:
-            self.source.hold_to(
-                (await self.source.blocks([final]))[0]
-            )  # whoever answers first says which network it is
+        elif (final := min(self._fetcher.final, tip.head.number)) >= 0:
+            # Whoever answers first says which network it is.
+            self.source.hold_to((await self.source.blocks([final]))[0])
         while not self._done(tip):
             moved = await self._advance(tip)
             self.alive()
@@ -198,7 +190,7 @@ class Worker:
         providers = self.source.figures()
         self.counters.rpc_requests = sum(int(str(one["requests"])) for one in providers)
         known = await self.books.observe(self.plan.chain_id, tip.head, said, providers)
-        self._final = said if known is None else known
+        self._fetcher.final = said if known is None else known
         self._looked_up = time.monotonic()
         if self.progress.target < 0 or self.plan.until is None:
             self.progress.target = self._target(tip)
@@ -235,7 +227,7 @@ class Worker:
         if self._became_final_unseen() and await self._reconcile(tip):
             return True
         before = self._checkpoint
-        async with aclosing(self._batches(tip, target)) as batches:
+        async with aclosing(self._fetcher.batches(tip.head, self._checkpoint + 1, target)) as batches:
             async for batch in batches:
                 if not await self._join(batch, tip):
                     break
@@ -243,7 +235,7 @@ class Worker:
 
     def _became_final_unseen(self) -> bool:
         """Say whether what follows is final, and so fetched without links, while our newest blocks are unproven."""
-        return self._checkpoint > self._proven_final and self._is_final(self._checkpoint + 1)
+        return self._checkpoint > self._proven_final and self._checkpoint + 1 <= self._fetcher.final
 
     async def _check_held(self, tip: Tip) -> bool:
         """No new block: then our blocks are either still there, or were replaced at the same height."""
@@ -251,58 +243,6 @@ class Worker:
         if held is None or held.hash == tip.head.hash:
             return False
         return await self._reconcile(tip)
-
-    # --- fetching ---------------------------------------------------------------------------------------------------
-
-    async def _batches(self, tip: Tip, target: int) -> AsyncGenerator[Batch]:
-        """Yield the batches up to `target` in order; those below the finalized block are fetched ahead."""
-        ahead: deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]] = deque()
-        following = self._checkpoint + 1
-        try:
-            while following <= target or ahead:
-                while following <= target and len(ahead) < self._concurrency(following):
-                    wanted = self._next_range(following, target)
-                    ahead.append((wanted, asyncio.create_task(self._fetch(wanted, tip))))
-                    following = wanted.to_block + 1
-                wanted, task = ahead.popleft()
-                try:
-                    batch, duration_s = await task
-                except ShrinkRange as refused:
-                    self._shrink(wanted, refused)
-                    await _cancel(ahead)
-                    following = wanted.from_block
-                    continue
-                self.span = after_success(self.span, len(batch.logs), duration_s)
-                yield batch
-        finally:
-            await _cancel(ahead)
-
-    def _concurrency(self, following: int) -> int:
-        return self.plan.max_concurrency if self._is_final(following) else 1
-
-    def _is_final(self, block_number: int) -> bool:
-        return block_number <= self._final
-
-    def _next_range(self, first: int, target: int) -> BlockRange:
-        """Take as many blocks as the span allows; a range is either all final or all above the finalized block."""
-        last = min(target, first + self.span.span - 1)
-        if self._is_final(first):
-            return BlockRange(first, min(last, self._final))
-        return BlockRange(first, min(last, first + LINKED_BLOCKS - 1))
-
-    def _shrink(self, wanted: BlockRange, refused: ShrinkRange) -> None:
-        self.span = after_refusal(self.span, refused.refusal(wanted))
-        log.info("range_shrunk", blocks=len(wanted), next_blocks=self.span.span, reason=str(refused))
-
-    async def _fetch(self, wanted: BlockRange, tip: Tip) -> tuple[Batch, float]:
-        began = time.monotonic()
-        if wanted == BlockRange(tip.head.number, tip.head.number):
-            batch = await self.source.fetch_block(tip.head, self.plan.addresses)
-        elif len(wanted) == 1 or self._is_final(wanted.to_block):
-            batch = await self.source.fetch(wanted, self.plan.addresses)
-        else:
-            batch = await self.source.fetch_linked(wanted, self.plan.addresses)
-        return batch, time.monotonic() - began
 
     # --- joining ----------------------------------------------------------------------------------------------------
 
@@ -327,7 +267,7 @@ class Worker:
             parent=self._checkpoint_hash,
             state="live" if reached or self._live else "backfilling",
             announce=self._live or self.plan.announce_backfill,
-            finalized=self._final,
+            finalized=self._fetcher.final,
         )
         self._live = self._live or reached
         last = batch.blocks[-1]
@@ -357,7 +297,7 @@ class Worker:
 
     def _remember(self, blocks: Sequence[BlockRef]) -> None:
         """Hold the headers as the store does: those that may change, and the newest that is final."""
-        final = self._final
+        final = self._fetcher.final
         self._held += [block for block in blocks[:-1] if block.number >= final] + [blocks[-1]]
         self._proven_final = max(self._proven_final, min(final, self._checkpoint))
         anchor = max((block.number for block in self._held if block.number <= final), default=-1)
@@ -396,7 +336,7 @@ class Worker:
             match decide(self._held, fetched, self._proven_final):
                 case Extend() | Stale():
                     if tip.head.number >= self._checkpoint:
-                        self._proven_final = max(self._proven_final, min(self._final, self._checkpoint))
+                        self._proven_final = max(self._proven_final, min(self._fetcher.final, self._checkpoint))
                     return False
                 case Rollback(to=ancestor):
                     await self._confirm(fetched, tip)
@@ -449,12 +389,3 @@ class Worker:
         )
         await self.sink.halt(reason)
         return BeyondFinalityError(reason)
-
-
-async def _cancel(ahead: deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]) -> None:
-    """End the fetches that are not wanted any more, and take note of how they ended."""
-    tasks = [task for _, task in ahead]
-    ahead.clear()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,10 +10,10 @@ import pytest
 from indexing import index, open_worker
 from ledger import CHAIN_ID, Ledger
 from simulator.chain import SimChain
-from simulator.node import SimNode
+from simulator.node import SimNode, SimRpcError
 from workload import Workload
 
-from indexer.errors import BeyondFinality
+from indexer.errors import BeyondFinality, RpcError
 from indexer.store.chains import Chains
 from indexer.store.database import Database
 
@@ -155,3 +155,19 @@ async def test_until_a_block_stops_exactly_there(database) -> None:
 
     assert worker.progress.checkpoint == 33
     assert (await Chains(database).standing(CHAIN_ID)).checkpoint_block == 33
+
+
+async def test_a_block_that_nobody_gives_is_an_error_and_no_endless_loop(database) -> None:
+    chain, _ = grown(11, 20)
+    async with SimNode(chain, receipts=False) as node:
+        node.intercept = refuse_logs
+        with pytest.raises(RpcError):
+            await index(database, [node.url])
+
+    assert node.calls["eth_getLogs"] < 100
+
+
+def refuse_logs(method: str, _params: list[object], answer: object) -> object:
+    if method == "eth_getLogs":
+        raise SimRpcError(-32000, "something nobody has ever heard of")
+    return answer

@@ -1,0 +1,108 @@
+"""Fetch a stretch of one chain in order: ranges of the right size, ahead where nothing can change any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from indexer.chain.refusals import ShrinkRange
+from indexer.core.ranges import SpanState, after_refusal, after_success
+from indexer.core.types import Batch, BlockRange, BlockRef
+
+log = structlog.get_logger()
+
+# Above the finalized block every header of a range is fetched and linked; more at a time gains nothing.
+LINKED_BLOCKS: Final = 100
+
+_Ahead = deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]
+
+
+class LogSource(Protocol):
+    """The chain as far as logs go; errors are RpcErrors."""
+
+    async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
+        """All logs of a range that is final."""
+
+    async def fetch_linked(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
+        """All logs of a range that may still change, with every header."""
+
+    async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
+        """All logs of exactly this block."""
+
+
+@dataclass(slots=True)
+class Fetcher:
+    """Fetches for one worker. `final` is the newest final block as far as known; `span` adapts to refusals."""
+
+    source: LogSource
+    addresses: tuple[bytes, ...]
+    max_concurrency: int
+    span: SpanState
+    final: int = -1
+
+    async def batches(self, head: BlockRef, first: int, target: int) -> AsyncGenerator[Batch]:
+        """Yield the batches from block `first` to `target` in order; final ones are fetched ahead of their turn.
+
+        Raises RpcError; a ShrinkRange only where a single block was refused.
+        """
+        ahead: _Ahead = deque()
+        following = first
+        try:
+            while following <= target or ahead:
+                while following <= target and len(ahead) < self._concurrency(following):
+                    wanted = self._next_range(following, target)
+                    ahead.append((wanted, asyncio.create_task(self._fetch(wanted, head))))
+                    following = wanted.to_block + 1
+                wanted, task = ahead.popleft()
+                try:
+                    batch, duration_s = await task
+                except ShrinkRange as refused:
+                    if len(wanted) == 1:
+                        raise  # there is nothing smaller to ask for
+                    self._shrink(wanted, refused)
+                    await _cancel(ahead)
+                    following = wanted.from_block
+                    continue
+                self.span = after_success(self.span, len(batch.logs), duration_s)
+                yield batch
+        finally:
+            await _cancel(ahead)
+
+    def _concurrency(self, following: int) -> int:
+        return self.max_concurrency if following <= self.final else 1
+
+    def _next_range(self, first: int, target: int) -> BlockRange:
+        """Take as many blocks as the span allows; a range is either all final or all above the finalized block."""
+        last = min(target, first + self.span.span - 1)
+        if first <= self.final:
+            return BlockRange(first, min(last, self.final))
+        return BlockRange(first, min(last, first + LINKED_BLOCKS - 1))
+
+    def _shrink(self, wanted: BlockRange, refused: ShrinkRange) -> None:
+        self.span = after_refusal(self.span, refused.refusal(wanted))
+        log.info("range_shrunk", blocks=len(wanted), next_blocks=self.span.span, reason=str(refused))
+
+    async def _fetch(self, wanted: BlockRange, head: BlockRef) -> tuple[Batch, float]:
+        began = time.monotonic()
+        if wanted == BlockRange(head.number, head.number):
+            batch = await self.source.fetch_block(head, self.addresses)
+        elif len(wanted) == 1 or wanted.to_block <= self.final:
+            batch = await self.source.fetch(wanted, self.addresses)
+        else:
+            batch = await self.source.fetch_linked(wanted, self.addresses)
+        return batch, time.monotonic() - began
+
+
+async def _cancel(ahead: _Ahead) -> None:
+    """End the fetches that are not wanted any more, and take note of how they ended."""
+    tasks = [task for _, task in ahead]
+    ahead.clear()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
