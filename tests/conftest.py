@@ -23,6 +23,7 @@ from databases import execute, run_apart, with_database
 from indexer.embedded.locks import hold
 from indexer.embedded.postgres import postgres
 from indexer.embedded.valkey import valkey
+from indexer.store.database import Database
 
 _SERVERS = pytest.StashKey[Path]()
 _ANVIL_START_S = 20
@@ -135,6 +136,22 @@ async def another_database_url(postgres_url: str, template_database: str) -> Asy
     """Yield a second one, for tests that compare two databases."""
     async with _fresh_database(postgres_url, template_database) as url:
         yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Yield a pool over a database of the test's own."""
+    database = await Database.open(database_url, size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def clean(another_database_url: str) -> AsyncIterator[Database]:
+    """Yield a pool over another, for the run that nothing disturbs."""
+    database = await Database.open(another_database_url, size=2)
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from ledger import CHAIN_ID, decoder
-from workload import DEPLOYMENT
+from ledger import CHAIN_ID, Ledger, decoder, tables_of
+from simulator.chain import SimChain
+from workload import DEPLOYMENT, Workload
 
 from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
@@ -72,3 +73,18 @@ async def index(database: Database, urls: Sequence[str], **options: Any) -> Work
     async with open_worker(database, urls, **options) as worker:
         await worker.run()
     return worker
+
+
+def grown(seed: int, blocks: int, most: int = 4) -> tuple[SimChain, Workload]:
+    """Mine a chain of random blocks, of up to `most` actions each; the workload goes on from there."""
+    workload, chain = Workload(seed), SimChain(seed=seed)
+    for _ in range(blocks):
+        chain.mine(workload.block(most))
+    return chain, workload
+
+
+async def expect_truth(database: Database, clean: Database, chain: SimChain) -> None:
+    """Compare every table with those of a run that saw only the final chain."""
+    straight = await Ledger.open(clean)
+    await straight.index(chain)
+    assert await tables_of(database) == await straight.tables()

@@ -103,10 +103,15 @@ class Ledger:
         return done
 
     async def tables(self) -> dict[str, list[Any]]:
-        """Return every row of the ledger, typed rows and state, as comparable values, in a fixed order."""
-        found = {}
-        async with self.database.transaction() as connection:
-            for table in COMPARED:
-                rows = await connection.fetch(f"SELECT to_jsonb(t)::text AS row FROM {table} t")
-                found[table] = sorted(row["row"] for row in rows)
-        return found
+        """Return every row of the ledger, typed rows and state; see `tables_of`."""
+        return await tables_of(self.database)
+
+
+async def tables_of(database: Database) -> dict[str, list[Any]]:
+    """Return every row of the ledger, typed rows and state, as comparable values, in a fixed order."""
+    found = {}
+    async with database.transaction() as connection:
+        for table in COMPARED:
+            rows = await connection.fetch(f"SELECT to_jsonb(t)::text AS row FROM {table} t")
+            found[table] = sorted(row["row"] for row in rows)
+    return found

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from ledger import CHAIN_ID, Ledger
+from ledger import CHAIN_ID, Ledger, tables_of
 from processes import Link, Program, Programs, chain_table, until, with_key
 from redis.asyncio import Redis
 from simulator.chain import SimChain
@@ -48,9 +48,9 @@ async def opened(url: str) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def tables_of(url: str) -> dict[str, list[object]]:
+async def tables_at(url: str) -> dict[str, list[object]]:
     async with opened(url) as database:
-        return await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
+        return await tables_of(database)
 
 
 async def expect_truth(url: str, clean_url: str, chain: SimChain, last: int | None = None) -> None:
@@ -59,7 +59,7 @@ async def expect_truth(url: str, clean_url: str, chain: SimChain, last: int | No
         straight = await Ledger.open(clean)
         await straight.commit(chain, 0, chain.head.number if last is None else last)
         expected = await straight.tables()
-    assert await tables_of(url) == expected
+    assert await tables_at(url) == expected
 
 
 async def ready(program: Program) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from ledger import CHAIN_ID, Ledger
+from ledger import Ledger, tables_of
 from processes import Program, Programs, chain_table, frozen, until
 from simulator.chain import SimChain
 from simulator.node import SimNode
@@ -48,7 +48,7 @@ async def expect_truth(url: str, clean_url: str, chain: SimChain) -> None:
     async with opened(url) as database, opened(clean_url) as clean:
         straight = await Ledger.open(clean)
         await straight.index(chain)
-        found = await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
+        found = await tables_of(database)
         assert found == await straight.tables()
 
 

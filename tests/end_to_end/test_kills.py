@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from ledger import CHAIN_ID, Ledger
+from ledger import Ledger, tables_of
 from processes import Program, Programs, chain_table, until
 from published import assert_equal, is_equal
 from redis.asyncio import Redis
@@ -233,7 +233,7 @@ async def test_kills_at_any_moment_leave_no_trace(embedded_folder: Path, databas
         async with opened(url) as database, Redis.from_url(valkey_url, decode_responses=True) as client:
             await until(lambda: valkey_caught_up(database, client), "Valkey equals PostgreSQL")
             await assert_equal(database, client)
-            tables = await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
+            tables = await tables_of(database)
             gaps = await database_gaps(database)
         code = await killer.daemon.stop()
 

@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from indexing import index, open_worker
-from ledger import CHAIN_ID, Ledger
-from simulator.chain import SimChain
+from indexing import expect_truth, grown, index, open_worker
+from ledger import CHAIN_ID
 from simulator.logs import form_log
 from simulator.node import SimNode
-from workload import IDENTITY, Workload
+from workload import IDENTITY
 
 from indexer.errors import BeyondFinality, Retryable
 from indexer.store.chains import Chains
-from indexer.store.database import Database
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=4)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def clean(another_database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(another_database_url, size=2)
-    yield database
-    await database.close()
-
-
-def grown(seed: int, blocks: int) -> tuple[SimChain, Workload]:
-    workload, chain = Workload(seed), SimChain(seed=seed)
-    for _ in range(blocks):
-        chain.mine(workload.block(2))
-    return chain, workload
-
-
-async def expect_truth(database: Database, clean: Database, chain: SimChain) -> None:
-    straight = await Ledger.open(clean)
-    await straight.index(chain)
-    assert await tables_of(database) == await straight.tables()
-
-
-async def tables_of(database: Database) -> dict[str, list[object]]:
-    return await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
 
 
 async def test_blocks_that_became_final_unseen_are_proven_before_more_is_put_on_top(
     database, clean, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexer.worker._LOOK_UP_EVERY_S", -1.0)
-    chain, workload = grown(1, 300)
+    chain, workload = grown(1, 300, 2)
     looks = 0
 
     async with SimNode(chain, finalized_depth=295) as node:
@@ -79,7 +45,7 @@ async def test_blocks_that_became_final_unseen_are_proven_before_more_is_put_on_
 
 @pytest.mark.parametrize("depth", [5, 40], ids=["may still change", "final"])
 async def test_one_answer_of_another_branch_takes_nothing_back(database, clean, depth: int) -> None:
-    chain, workload = grown(2, 70)
+    chain, workload = grown(2, 70, 2)
     other = chain.fork()
     other.reorg(depth, [workload.block(2) for _ in range(depth)])
     wrong = SimNode(other)
@@ -108,8 +74,8 @@ async def test_one_answer_of_another_branch_takes_nothing_back(database, clean, 
 
 @pytest.mark.parametrize("indexed", [0, 100], ids=["from the first block", "from a checkpoint"])
 async def test_another_network_of_the_same_chain_id_is_never_heard(database, clean, indexed: int) -> None:
-    chain, _ = grown(5, 300)
-    foreign, _ = grown(6, 300)
+    chain, _ = grown(5, 300, 2)
+    foreign, _ = grown(6, 300, 2)
     asked = 0
 
     def answer(method: str, _: list[Any], given: Any) -> Any:
@@ -134,7 +100,7 @@ async def test_another_network_of_the_same_chain_id_is_never_heard(database, cle
 
 
 async def test_finality_that_breaks_while_the_provider_is_away_halts_the_chain(database) -> None:
-    chain, workload = grown(7, 70)
+    chain, workload = grown(7, 70, 2)
     async with SimNode(chain) as node, open_worker(database, [node.url], finality_blocks=10, until=None) as worker:
         following = asyncio.create_task(worker.run())
         async with asyncio.timeout(20):
@@ -149,7 +115,7 @@ async def test_finality_that_breaks_while_the_provider_is_away_halts_the_chain(d
 
 
 async def test_logs_that_an_answer_keeps_back_in_its_middle_are_found_by_the_blooms(database, clean) -> None:
-    chain, _ = grown(3, 10)
+    chain, _ = grown(3, 10, 2)
     rated = chain.mine([form_log(IDENTITY, "identity/uri_updated", 1, "x", bytes(20))])
     chain.mine_empty(5)
 
@@ -166,7 +132,7 @@ async def test_logs_that_an_answer_keeps_back_in_its_middle_are_found_by_the_blo
 
 
 async def test_logs_that_may_still_change_have_the_times_of_their_blocks(database, clean) -> None:
-    chain, _ = grown(4, 30)
+    chain, _ = grown(4, 30, 2)
 
     def answer(method: str, _: list[Any], given: Any) -> Any:
         if method == "eth_getLogs":

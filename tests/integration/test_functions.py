@@ -76,13 +76,6 @@ def text(address: bytes) -> str:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=2)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def reader(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """Yield a session that may do what readers may, and sees what is committed after it began."""
     connection = await asyncpg.connect(database_url)

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
+from indexing import grown
 from ledger import Ledger
 from simulator.chain import SimChain
 from simulator.logs import form_log
-from workload import IDENTITY, Workload
+from workload import IDENTITY
 
 from indexer.store.database import Database
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=2)
-    yield database
-    await database.close()
-
-
-def history(seed: int, blocks: int = 40) -> tuple[SimChain, Workload]:
-    workload = Workload(seed)
-    chain = SimChain(seed=seed)
-    for _ in range(blocks):
-        chain.mine(workload.block())
-    return chain, workload
-
-
 @pytest.mark.parametrize("seed", range(4))
 async def test_any_split_gives_the_same_rows(database_url: str, another_database_url: str, seed: int) -> None:
-    chain, _ = history(seed)
+    chain, _ = grown(seed, 40, 8)
     sizes = [Random(seed).randrange(1, 9) for _ in range(20)]
 
     tables = []
@@ -64,7 +49,7 @@ async def test_an_event_without_a_typed_row_counts_in_any_split(database_url: st
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_reorgs_leave_no_trace(database_url: str, another_database_url: str, seed: int) -> None:
-    chain, workload = history(seed)
+    chain, workload = grown(seed, 40, 8)
     random = Random(seed)
     database = await Database.open(database_url, size=2)
     ledger = await Ledger.open(database)

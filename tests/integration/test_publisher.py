@@ -51,13 +51,6 @@ FROM erc8004.erc8004_changes WHERE chain_id = $1 ORDER BY cursor
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=6)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def ledger(database: Database) -> Ledger:
     return await Ledger.open(database)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,14 +25,6 @@ INSERT INTO erc8004_data.heads (chain_id, head_block, head_time, finalized_block
                                 max_lag_s, stall_after_s, heartbeat_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 60, 90, now() - make_interval(secs => $8))
 """
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Yield the test's own database."""
-    opened = await Database.open(database_url, size=2)
-    yield opened
-    await opened.close()
 
 
 async def add_chain(

@@ -46,13 +46,6 @@ _OTHER = {
 }
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=3)
-    yield database
-    await database.close()
-
-
 async def ledger_of(database: Database, *, seed: int = 0, blocks: int = 24) -> Ledger:
     """Index a random history, with a reorg on the way."""
     workload, random = Workload(seed), Random(seed)

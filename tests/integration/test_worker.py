@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
-from indexing import index, open_worker
-from ledger import CHAIN_ID, Ledger
+from indexing import expect_truth, grown, index, open_worker
+from ledger import CHAIN_ID, tables_of
 from simulator.chain import SimChain
 from simulator.node import SimNode, SimRpcError
-from workload import Workload
 
 from indexer.errors import BeyondFinality, RpcError
 from indexer.store.chains import Chains
-from indexer.store.database import Database
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(database_url, size=4)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def clean(another_database_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(another_database_url, size=2)
-    yield database
-    await database.close()
-
-
-def grown(seed: int, blocks: int) -> tuple[SimChain, Workload]:
-    workload, chain = Workload(seed), SimChain(seed=seed)
-    for _ in range(blocks):
-        chain.mine(workload.block(4))
-    return chain, workload
-
-
-async def expect_truth(database: Database, clean: Database, chain: SimChain) -> None:
-    """Compare every table with those of a run that saw only the final chain."""
-    straight = await Ledger.open(clean)
-    await straight.index(chain)
-    tables = await tables_of(database)
-    assert tables == await straight.tables()
-
-
-async def tables_of(database: Database) -> dict[str, list[object]]:
-    return await Ledger.tables(Ledger(database, None, None, CHAIN_ID))  # type: ignore[arg-type]  # only reads
 
 
 @pytest.mark.parametrize("timed", [True, False], ids=["times in logs", "times from headers"])
