@@ -189,7 +189,7 @@ class Worker:
         said = self._finalized_by(tip)
         providers = self.source.figures()
         self.counters.rpc_requests = sum(int(str(one["requests"])) for one in providers)
-        known = await self.books.observe(self.plan.chain_id, tip.head, said, providers)
+        known = await self.books.observe(self.plan.chain_id, tip.head, said if said >= 0 else None, providers)
         self._fetcher.final = said if known is None else known
         self._looked_up = time.monotonic()
         if self.progress.target < 0 or self.plan.until is None:
