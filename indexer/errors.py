@@ -42,4 +42,4 @@ class SettingsError(Fatal):
 
 
 class BeyondFinality(Fatal):
-    """The chain was reorganised below its finalized block; `reindex` lifts the halt."""
+    """The chain was reorganised below its finalized block; it stays halted until an operator has looked."""

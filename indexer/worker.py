@@ -385,7 +385,7 @@ class Worker:
     async def _halted(self, block_number: int) -> BeyondFinalityError:
         reason = (
             f"{self.plan.name}: the chain was reorganised below its finalized block {block_number}; "
-            "check the providers, then lift the halt with `reindex`"
+            "nothing more is written for it until its providers have been checked"
         )
         await self.sink.halt(reason)
         return BeyondFinalityError(reason)

@@ -651,13 +651,13 @@ async def test_a_halted_chain_leaves_the_other_running_until_all_have_halted(pro
         other.reorg(30, [others.block(4) for _ in range(31)])
         code = await program.ended()
 
-    assert "reindex" in halt["reason"]
+    assert "finalized block" in halt["reason"]
     assert status == 503
     assert any("local" in reason and "halted" in reason for reason in verdict["reasons"])
     assert asked == 1
     assert told.document["chains"][0]["state"] == "halted"
     assert until_head == 1
-    assert "reindex" in run.document["chains"][0]["halted"]
+    assert "finalized block" in run.document["chains"][0]["halted"]
     assert code == 1
     assert "Traceback" not in "".join(program.stderr)
 

@@ -108,7 +108,7 @@ async def test_finality_that_breaks_while_the_provider_is_away_halts_the_chain(d
                 await asyncio.sleep(0.01)
         node.fail(2)
         chain.reorg(30, [workload.block(2) for _ in range(31)])
-        with pytest.raises(BeyondFinality, match="reindex"):
+        with pytest.raises(BeyondFinality, match="finalized block"):
             await following
 
     assert (await Chains(database).standing(CHAIN_ID)).halt_reason is not None

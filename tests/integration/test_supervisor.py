@@ -172,10 +172,10 @@ async def test_what_cannot_be_mended_leaves(where: str) -> None:
 
 async def test_a_reorg_beyond_finality_halts_the_chain(told) -> None:
     leases = FakeLeases()
-    supervisor = supervise(leases, Script(BeyondFinality("below block 7; lift it with `reindex`")))
+    supervisor = supervise(leases, Script(BeyondFinality("below block 7; look at it")))
 
     assert await supervisor.run() == "halted"
-    assert supervisor.halted == "below block 7; lift it with `reindex`"
+    assert supervisor.halted == "below block 7; look at it"
     assert events(told) == ["chain_halted"]
     assert leases.released
 

@@ -81,7 +81,7 @@ async def test_a_reorg_below_the_finalized_block_halts_and_keeps_every_row(datab
         await index(database, [node.url], finality_blocks=10)
         before = await tables_of(database)
         chain.reorg(30, [workload.block(4) for _ in range(31)])
-        with pytest.raises(BeyondFinality, match="reindex"):
+        with pytest.raises(BeyondFinality, match="finalized block"):
             await index(database, [node.url], finality_blocks=10)
         with pytest.raises(BeyondFinality):
             await index(database, [node.url], finality_blocks=10)
