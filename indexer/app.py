@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _DAEMON_REBUILD_S: Final = 30.0
+_BAR_WIDTH: Final = 40
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
 
 async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[int, dict[str, Any]]:
     """Compare the tables with the ledger and with the contracts; see `indexer.verify`."""
-    from indexer import verify as verification  # noqa: PLC0415 - only this verb pays for the import
+    from indexer import verify as verification  # only this verb pays for the import
 
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
@@ -76,7 +77,18 @@ async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[in
             if one.rpc and chain in {None, one.name}:
                 sources[one.id] = source = await stack.enter_async_context(open_source(one))
                 await source.check_chain(one.id)
-        document = await verification.verify(database, load_decoder(), chain_ids, sources, sample=sample)
+        progress: dict[str, Progress] = {}
+
+        def reached(name: str, first: int, block: int, checkpoint: int) -> None:
+            one = progress.setdefault(name, Progress(from_block=first, target=checkpoint))
+            one.checkpoint = block
+            if not sys.stderr.isatty():
+                log.info("ledger_checked", chain=name, to_block=block, checkpoint_block=checkpoint)
+
+        with _progress_bar(progress):
+            document = await verification.verify(
+                database, load_decoder(), chain_ids, sources, sample=sample, reached=reached
+            )
     return verification.exit_code(document), dict(document)
 
 
@@ -185,16 +197,18 @@ def _progress_bar(progresses: Mapping[str, Progress]) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console  # noqa: PLC0415 - only a terminal pays for the import
-    from rich.live import Live  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console  # only a terminal pays for the import
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
 
     def bars() -> Table:
         table = Table.grid(padding=(0, 2))
         for name, progress in progresses.items():
             whole = max(progress.target - progress.from_block + 1, 1)
             done = max(progress.checkpoint - progress.from_block + 1, 0)
-            table.add_row(name, f"{done:,} of {whole:,} blocks", f"{100 * done / whole:.1f} %")
+            bar = ProgressBar(total=whole, completed=done, width=_BAR_WIDTH)
+            table.add_row(name, bar, f"{100 * done / whole:.1f} %", f"{done:,} of {whole:,} blocks")
         return table
 
     with Live(get_renderable=bars, console=Console(stderr=True), transient=True):

@@ -37,6 +37,7 @@ EVENTS: Final = frozenset(
         "lease_acquired",
         "lease_lost",
         "lease_waiting",
+        "ledger_checked",
         "log_undecodable",
         "migrated",
         "process_crashed",

@@ -28,12 +28,12 @@ class LogJson(msgspec.Struct, gc=False):
     address: str
     topics: list[str]
     data: str
-    blockNumber: str  # noqa: N815 - the name on the wire, as all below
-    blockHash: str  # noqa: N815
-    transactionHash: str  # noqa: N815
-    transactionIndex: str  # noqa: N815
-    logIndex: str  # noqa: N815
-    blockTimestamp: str | None = None  # noqa: N815
+    blockNumber: str
+    blockHash: str
+    transactionHash: str
+    transactionIndex: str
+    logIndex: str
+    blockTimestamp: str | None = None
     removed: bool = False
 
 
@@ -48,27 +48,27 @@ class HeaderJson(msgspec.Struct):
 
     number: str
     hash: str
-    parentHash: str  # noqa: N815
+    parentHash: str
     timestamp: str
-    logsBloom: str | None = None  # noqa: N815
-    sha3Uncles: str | None = None  # noqa: N815
+    logsBloom: str | None = None
+    sha3Uncles: str | None = None
     miner: str | None = None
-    stateRoot: str | None = None  # noqa: N815
-    transactionsRoot: str | None = None  # noqa: N815
-    receiptsRoot: str | None = None  # noqa: N815
+    stateRoot: str | None = None
+    transactionsRoot: str | None = None
+    receiptsRoot: str | None = None
     difficulty: str | None = None
-    gasLimit: str | None = None  # noqa: N815
-    gasUsed: str | None = None  # noqa: N815
-    extraData: str | None = None  # noqa: N815
-    mixHash: str | None = None  # noqa: N815
+    gasLimit: str | None = None
+    gasUsed: str | None = None
+    extraData: str | None = None
+    mixHash: str | None = None
     nonce: str | None = None
-    baseFeePerGas: str | None = None  # noqa: N815
-    withdrawalsRoot: str | None = None  # noqa: N815
-    blobGasUsed: str | None = None  # noqa: N815
-    excessBlobGas: str | None = None  # noqa: N815
-    parentBeaconBlockRoot: str | None = None  # noqa: N815
-    requestsHash: str | None = None  # noqa: N815
-    blockAccessListHash: str | None = None  # noqa: N815
+    baseFeePerGas: str | None = None
+    withdrawalsRoot: str | None = None
+    blobGasUsed: str | None = None
+    excessBlobGas: str | None = None
+    parentBeaconBlockRoot: str | None = None
+    requestsHash: str | None = None
+    blockAccessListHash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

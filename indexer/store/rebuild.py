@@ -7,7 +7,7 @@ the same projections run over them as over the live tables, and can reach nothin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -81,12 +81,18 @@ async def stored_deployments(connection: Connection, chain_id: int) -> list[Depl
 
 
 async def shadow_differences(
-    connection: Connection, chain_id: int, builder: RowBuilder, *, limit: int = 1000
+    connection: Connection,
+    chain_id: int,
+    builder: RowBuilder,
+    *,
+    limit: int = 1000,
+    reached: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, list[Difference]]:
     """Compute the chain's rows anew from its ledger; return how many were compared, and at most `limit` differences.
 
     Wants a transaction of one snapshot, which is as before afterwards. Writes nothing: once the shadow stands, the
-    server itself refuses to. Raw data of the ledger is taken as it is, but for what contradicts itself.
+    server itself refuses to. Raw data of the ledger is taken as it is, but for what contradicts itself. `reached` is
+    told the last block of each slice.
     """
     attempt = connection.transaction()
     await attempt.start()
@@ -94,7 +100,7 @@ async def shadow_differences(
         await connection.execute(queries()["shadow_settings"])
         keys = await _create_shadow(connection)
         await connection.execute("SET TRANSACTION READ ONLY")
-        ledger_rows, found = await _fill(connection, chain_id, builder, limit)
+        ledger_rows, found = await _fill(connection, chain_id, builder, limit, reached)
         rows, different = await _compare(connection, chain_id, keys, limit)
     finally:
         await attempt.rollback()
@@ -115,7 +121,9 @@ async def _create_shadow(connection: Connection) -> dict[str, list[str]]:
     return keys
 
 
-async def _fill(connection: Connection, chain_id: int, builder: RowBuilder, limit: int) -> tuple[int, list[Difference]]:
+async def _fill(
+    connection: Connection, chain_id: int, builder: RowBuilder, limit: int, reached: Callable[[int], None]
+) -> tuple[int, list[Difference]]:
     """Bring the whole ledger into the shadow, slice by slice; return its rows and what they contradict."""
     known = {row["address"] for row in await connection.fetch(queries()["shadow_addresses"], chain_id)}
     found: list[Difference] = []
@@ -130,6 +138,7 @@ async def _fill(connection: Connection, chain_id: int, builder: RowBuilder, limi
             found += _decoded_otherwise(readable, rows)
         await _extend(connection, chain_id, after + 1, last, rows)
         count, after = count + len(stored), last
+        reached(last)
         if count >= 2 * analyzed:  # nobody else analyzes temporary tables
             await connection.execute("ANALYZE " + ", ".join(f"pg_temp.{table}" for table in ("logs", *SHADOW_TABLES)))
             analyzed = count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypedDict
 
@@ -19,6 +19,7 @@ from indexer.verify.asking import NO_BLOCK, NO_RPC, Answers, Caller, ask, leave_
 from indexer.verify.sampling import questions_of
 
 DEFAULT_SAMPLE: Final = 100  # agents of a chain; some thousand calls
+Reached = Callable[[str, int, int, int], None]
 MAX_LISTED: Final = 1000  # differences of a chain; the first ones tell what is wrong
 
 
@@ -63,18 +64,20 @@ async def verify(
     sources: Mapping[int, Caller],
     *,
     sample: int = DEFAULT_SAMPLE,
+    reached: Reached = lambda *_: None,
 ) -> VerifyDocument:
     """Verify `chains` (None: all that the database holds), asking the contracts of those that have a source.
 
     Raises SettingsError for a chain that is not in the database, StoreUnavailable, and RpcError where a node cannot be
-    reached. Writes nothing.
+    reached. Writes nothing. `reached` hears how far it is: chain name, first block, block reached, checkpoint.
     """
     async with database.transaction() as connection:
         found = await connection.fetch(queries()["verify_chains"], None if chains is None else list(chains))
     if missing := set(chains or ()) - {row["chain_id"] for row in found}:
         raise SettingsError(f"chain {min(missing)} is not in this database: `run` indexes it first")
     verified = [
-        await _verify_chain(database, decoder, row["chain_id"], sources.get(row["chain_id"]), sample) for row in found
+        await _verify_chain(database, decoder, row["chain_id"], sources.get(row["chain_id"]), sample, reached)
+        for row in found
     ]
     documents = [one.document for one in verified]
     return {
@@ -92,7 +95,7 @@ def exit_code(document: VerifyDocument) -> int:
 
 
 async def _verify_chain(
-    database: Database, decoder: Decoder, chain_id: int, caller: Caller | None, sample: int
+    database: Database, decoder: Decoder, chain_id: int, caller: Caller | None, sample: int, reached: Reached
 ) -> _Verified:
     async with database.transaction(snapshot=True) as connection:
         await connection.execute(queries()["shadow_settings"])
@@ -101,7 +104,13 @@ async def _verify_chain(
         answers = await _contracts(connection, chain, caller, sample)
         frame = [Difference(*row) for row in await connection.fetch(queries()["verify_frame"], chain_id, MAX_LISTED)]
         builder = RowBuilder(ChainId(chain_id), await stored_deployments(connection, chain_id), decoder)
-        rows, shadow = await shadow_differences(connection, chain_id, builder, limit=MAX_LISTED)
+        rows, shadow = await shadow_differences(
+            connection,
+            chain_id,
+            builder,
+            limit=MAX_LISTED,
+            reached=lambda block: reached(chain["name"], chain["start_block"], block, chain["checkpoint_block"]),
+        )
         gap_blocks = await connection.fetchval(queries()["verify_gap_blocks"], chain_id)
     document = _document(chain, rows, [*frame, *shadow], answers, gap_blocks)
     unchecked = document["unchecked"] if caller is not None else 0

@@ -62,7 +62,7 @@ INSERT INTO chain_totals (chain_id) SELECT chain_id FROM erc8004_data.chain_tota
 ON CONFLICT DO NOTHING;
 
 -- name: verify_chains
-SELECT chain_id, name, checkpoint_block, checkpoint_hash FROM chains
+SELECT chain_id, name, start_block, checkpoint_block, checkpoint_hash FROM chains
 WHERE $1::bigint[] IS NULL OR chain_id = ANY ($1)
 ORDER BY name, chain_id;
 
