@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from indexer.chain import checks, codec
 from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
@@ -23,11 +23,10 @@ from indexer.chain.refusals import (
     TooManyResults,
 )
 from indexer.core.ranges import halves
-from indexer.core.types import Batch, BlockRange, BlockRef, RawLog
+from indexer.core.types import Batch, BlockRange, BlockRef, Proof, RawLog
 
 T = TypeVar("T")
 
-Proof = Literal["off", "logs", "receipts"]
 ROUND_CAPS: Final = frozenset(
     {1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000}
 )  # where silent cuts are made (F20)

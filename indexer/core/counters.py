@@ -22,3 +22,7 @@ class ChainCounters:
     reverted_logs: int = 0
     rpc_requests: int = 0
     publisher_failures: int = 0
+    proof_mismatches: int = 0
+    repaired_logs: int = 0
+    filled_blocks: int = 0
+    restarts: int = 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import Literal, NewType
 
 ChainId = NewType("ChainId", int)
+Proof = Literal["off", "logs", "receipts"]
+"""How sure a stretch is: structural checks alone; also blooms and header hashes; also the receipts root of its logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,10 @@ class Batch:
     """A fetched stretch of the chain: whole blocks, logs in (block_number, log_index) order.
 
     `blocks` holds the headers that are known of the range, oldest first; the last one is always
-    `range.to_block` and becomes the checkpoint.
+    `range.to_block` and becomes the checkpoint. `proof` is the level that every block of the range reached.
     """
 
     range: BlockRange
     blocks: tuple[BlockRef, ...]
     logs: tuple[RawLog, ...]
+    proof: Proof = "logs"

@@ -33,6 +33,10 @@ _COUNTERS: Final = {
     "reverted_logs": "Logs this process took back",
     "rpc_requests": "JSON-RPC requests of this process",
     "publisher_failures": "Failed attempts of this process to write Valkey",
+    "proof_mismatches": "Answers to this process that a proof showed to be wrong or incomplete",
+    "repaired_logs": "Logs this process added to, replaced in or removed from blocks stored before",
+    "filled_blocks": "Blocks this process fetched later, for a gap or a higher level of proof",
+    "restarts": "Restarts of a chain's task by its watchdog, in this process",
 }
 
 

@@ -5,7 +5,7 @@ SettingsError; no line and no `repr` ever holds a secret.
 """
 
 from indexer.settings.loading import load_settings
-from indexer.settings.models import ChainSettings, Described, Origin, Proof, Settings
+from indexer.settings.models import ChainSettings, Described, Origin, Settings
 from indexer.settings.rules import DEFAULT_FILE, HIDDEN, host_of
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "ChainSettings",
     "Described",
     "Origin",
-    "Proof",
     "Settings",
     "host_of",
     "load_settings",

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from indexer.core.chains import UNKNOWN_FINALITY_BLOCKS, UNKNOWN_POLL_INTERVAL_S, UNKNOWN_RANGE_HINT
-from indexer.core.types import Deployment
+from indexer.core.types import Deployment, Proof
 from indexer.settings.rules import (
     ADDRESS_RULE,
     DEFAULT_FILE,
@@ -31,7 +31,6 @@ from indexer.settings.rules import (
 )
 
 Origin = Literal["environment", "file", "command line", "default"]
-Proof = Literal["off", "logs", "receipts"]
 
 PREFIX: Final = "ERC8004_"
 CONFIG: Final = "ERC8004_CONFIG"

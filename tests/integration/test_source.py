@@ -24,8 +24,8 @@ from indexer.chain.refusals import (
     Transport,
     UnknownRefusal,
 )
-from indexer.chain.source import Proof, Source
-from indexer.core.types import BlockRange, RawLog
+from indexer.chain.source import Source
+from indexer.core.types import BlockRange, Proof, RawLog
 from indexer.errors import SettingsError
 
 IDENTITY, REPUTATION, OTHER = b"\x11" * 20, b"\x22" * 20, b"\x33" * 20
