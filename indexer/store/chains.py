@@ -79,9 +79,18 @@ class Chains:
         )
 
     async def observe(
-        self, chain_id: int, head: BlockRef, finalized: int | None, providers: Sequence[object]
+        self,
+        chain_id: int,
+        head: BlockRef,
+        finalized: int | None,
+        providers: Sequence[object],
+        *,
+        keeps_up: bool = True,
     ) -> int | None:
-        """Store what the nodes say now, as a sign of life too; return the highest finalized block ever seen."""
+        """Store what the nodes say now, and that the chain `keeps_up`, which is its sign of life.
+
+        Returns the highest finalized block ever seen.
+        """
         async with self._database.transaction() as connection:
             known: int | None = await connection.fetchval(
                 queries()["observe_head"],
@@ -90,6 +99,7 @@ class Chains:
                 datetime.fromtimestamp(head.timestamp, UTC),
                 finalized,
                 msgspec.json.encode(list(providers)).decode(),
+                keeps_up,
             )
         return known
 

@@ -35,13 +35,13 @@ SELECT checkpoint_block, checkpoint_hash, state, halt_reason, start_block, prove
 SELECT block_number, block_hash, parent_hash, block_timestamp FROM blocks WHERE chain_id = $1 ORDER BY block_number;
 
 -- name: observe_head
--- A finalized block never goes down, whatever a node says.
+-- A finalized block never goes down, whatever a node says. $6: the chain gets on; hearing a node alone is no sign of that.
 UPDATE heads SET
     head_block = $2,
     head_time = $3,
     finalized_block = greatest(finalized_block, $4::bigint),
     providers = $5,
-    heartbeat_at = clock_timestamp()
+    heartbeat_at = CASE WHEN $6 THEN clock_timestamp() ELSE heartbeat_at END
 WHERE chain_id = $1
 RETURNING finalized_block;
 
