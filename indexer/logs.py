@@ -17,6 +17,7 @@ from indexer.settings import host_of
 EVENTS: Final = frozenset(
     {
         "batch_committed",
+        "bell_lost",
         "chain_halted",
         "chain_restarted",
         "chain_started",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -17,6 +17,7 @@ from indexer.chain.refusals import (
     Billing,
     CallFailed,
     Inconsistent,
+    NobodyLeft,
     OtherBranch,
     PastHead,
     ProviderError,
@@ -89,6 +90,15 @@ class Pool:
         return next(iter(self._in_order(None)), None)
 
     @property
+    def span_cap(self) -> int | None:
+        """Blocks a request that the provider that is asked first now takes; None where it has no rule."""
+        preferred = self.preferred
+        return preferred.span_cap if preferred else None
+
+    def remember(self, figures: Sequence[Mapping[str, Any]]) -> None:
+        """Take up what the figures of an earlier run say of the providers' rules."""
+
+    @property
     def all_on_other_branch(self) -> bool:
         """Say whether every provider was asked for the anchor, and has another block there."""
         return all(isinstance(self._closed.get(one, (0.0, None))[1], OtherBranch) for one in self.providers)
@@ -125,11 +135,20 @@ class Pool:
             raise SettingsError(f"the RPC refuses the credentials ({words})")
         raise Transport(self.providers[0].host, f"no RPC can be reached ({words})")
 
-    async def run(self, operation: Callable[[Provider], Awaitable[T]], *, avoid: Provider | None = None) -> T:
-        """Do `operation` at the first provider that can, `avoid` being the last to be asked.
+    async def run(
+        self,
+        operation: Callable[[Provider], Awaitable[T]],
+        *,
+        avoid: Provider | None = None,
+        exclude: Collection[Provider] = (),
+        from_block: int | None = None,
+    ) -> T:
+        """Do `operation` at the first provider that can, `avoid` being the last to be asked, `exclude` never.
 
-        Faults of transport and rate limits are tried again, with growing random waits and what
-        Retry-After asks for; then, and for every other class at once, the ProviderError leaves.
+        `from_block` is the lowest block that it needs: a provider known to have dropped that is asked late.
+        Raises NobodyLeft where `exclude` leaves nobody. Faults of transport and rate limits are tried again,
+        with growing random waits and what Retry-After asks for; then, and for every other class at once, the
+        ProviderError leaves.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception(_worth_a_wait),
@@ -137,7 +156,7 @@ class Pool:
             wait=self._wait_s,
             reraise=True,
         )
-        return await retrying(self._round, operation, avoid)
+        return await retrying(self._round, operation, avoid, exclude)
 
     def _wait_s(self, state: RetryCallState) -> float:
         jitter = wait_random_exponential(multiplier=self._first_wait_s, max=MAX_WAIT_S)(state)
@@ -145,9 +164,15 @@ class Pool:
         asked = error.retry_after_s if isinstance(error, RateLimited) else None
         return max(jitter, (asked or 0.0) + CLOCK_SLACK_S)
 
-    async def _round(self, operation: Callable[[Provider], Awaitable[T]], avoid: Provider | None) -> T:
+    async def _round(
+        self, operation: Callable[[Provider], Awaitable[T]], avoid: Provider | None, exclude: Collection[Provider]
+    ) -> T:
+        if set(exclude) >= set(self.providers):
+            raise NobodyLeft("", "no other provider is configured")
         errors: list[ProviderError] = []
         for provider in self._in_order(avoid):
+            if provider in exclude:
+                continue
             try:
                 await self._admit(provider)
                 return await operation(provider)

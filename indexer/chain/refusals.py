@@ -18,6 +18,7 @@ RpcError
 │   └── TimedOut         connected, but no answer in time
 ├── MethodMissing        the endpoint does not serve the method
 ├── BatchLimit           the endpoint takes no, or only smaller, JSON-RPC batches
+├── NobodyLeft           every provider was ruled out by the caller
 └── CallFailed           eth_call: the contract reverted or ran out of gas
 """
 
@@ -126,6 +127,10 @@ class MethodMissing(ProviderError):
 
 class BatchLimit(ProviderError):
     """The endpoint refuses JSON-RPC batches of this size."""
+
+
+class NobodyLeft(ProviderError):
+    """No provider is left to ask: the caller ruled them all out."""
 
 
 class CallFailed(ProviderError):

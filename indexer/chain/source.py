@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeVar
 
 from indexer.chain import checks, codec
 from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
+from indexer.chain.doorbell import Doorbell
 from indexer.chain.pool import Pool, identity
 from indexer.chain.provider import REQUEST_TIMEOUT_S, Call, Provider
 from indexer.chain.refusals import (
@@ -78,27 +79,39 @@ class _Question:
 class Source:
     """One chain as its providers tell it. Every method may raise an RpcError of `chain.refusals`."""
 
-    def __init__(self, pool: Pool, *, proof: Proof = "logs") -> None:
+    def __init__(self, pool: Pool, *, proof: Proof = "logs", bell: Doorbell | None = None) -> None:
         self.pool = pool
+        self.bell = bell or Doorbell()
         self.proof = checks.HeaderProof(enabled=proof != "off")
         self._finalized: int | None = None
 
     @classmethod
     def open(cls, urls: Sequence[str], *, proof: Proof = "logs", timeout_s: float = REQUEST_TIMEOUT_S) -> Self:
-        """Make a source over http(s) URLs in order of preference; ws(s) URLs among them are passed over.
+        """Make a source over http(s) URLs in order of preference; ws(s) URLs among them ring `bell`.
 
         Connects to nothing yet. Raises SettingsError where no http(s) URL is given.
         """
         usable = [url for url in urls if url.lower().startswith(("http://", "https://"))]
-        return cls(Pool([Provider(url, timeout_s=timeout_s) for url in usable]), proof=proof)
+        bell = Doorbell([url for url in urls if url.lower().startswith(("ws://", "wss://"))])
+        return cls(Pool([Provider(url, timeout_s=timeout_s) for url in usable]), proof=proof, bell=bell)
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self.bell.aclose()
         await self.pool.aclose()
 
     def figures(self) -> list[dict[str, object]]:
         """Tell what is known of each provider, as `Pool.figures` does."""
         return self.pool.figures()
+
+    def remember(self, figures: Sequence[Mapping[str, Any]]) -> None:
+        """Take up what the figures of an earlier run say, as `Pool.remember` does."""
+        self.pool.remember(figures)
+
+    @property
+    def span_cap(self) -> int | None:
+        """Blocks a request that the provider that is asked first now takes; None where it has no rule."""
+        return self.pool.span_cap
 
     async def __aenter__(self) -> Self:
         return self
