@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import count, groupby
 
 from eth_hash.auto import keccak
-from trie import HexaryTrie
 
 from indexer.core.proof import NO_BLOOM, bloom_of, header_hash, rlp_bytes, rlp_list
 from indexer.core.types import BlockRange, BlockRef, RawLog
 from simulator.logs import SimLog
+from simulator.receipts import GAS_A_TX, PLAIN_KINDS, SimReceipt, receipts_of, root_of
 
 EMPTY_TRIE = keccak(rlp_bytes(b""))
 EMPTY_UNCLES = keccak(rlp_list([]))
@@ -21,11 +21,11 @@ START_TIME = 1_700_000_000  # of the first real block; seconds since 1970
 
 @dataclass(frozen=True, slots=True)
 class SimBlock:
-    """One block: its header as JSON, its transactions' hashes in order, its logs."""
+    """One block: its header as JSON, its receipts in order, its logs."""
 
     ref: BlockRef
     header: dict[str, str]
-    tx_hashes: tuple[bytes, ...] = ()
+    receipts: tuple[SimReceipt, ...] = ()
     logs: tuple[RawLog, ...] = ()
 
 
@@ -43,6 +43,8 @@ class SimChain:
     chain_id: int = 31337
     blocks: list[SimBlock] = field(default_factory=list)
     without_code: set[bytes] = field(default_factory=set)
+    receipt_kinds: Sequence[int] = PLAIN_KINDS  # types of transactions, drawn for each
+    most_plain: int = 0  # transactions without logs that a block may hold beside the others
     _branch: int = 0
     _imported: dict[int, tuple[RawLog, ...]] = field(default_factory=dict)
 
@@ -87,13 +89,24 @@ class SimChain:
 
     def fork(self) -> SimChain:
         """Copy the chain; both go their own way from here, with different hashes."""
+        copy = self.frozen()
+        copy._branch += 1_000_000
+        return copy
+
+    def frozen(self) -> SimChain:
+        """Copy the chain as it is now: what a node still tells that hears nothing new."""
         return replace(
-            self,
-            blocks=list(self.blocks),
-            without_code=set(self.without_code),
-            _branch=self._branch + 1_000_000,
-            _imported=dict(self._imported),
+            self, blocks=list(self.blocks), without_code=set(self.without_code), _imported=dict(self._imported)
         )
+
+    def only(self, addresses: Iterable[bytes]) -> SimChain:
+        """Copy the chain with the logs of these addresses alone; headers and positions stay as they are."""
+        wanted = frozenset(addresses)
+        copy = self.frozen()
+        copy.blocks = [
+            replace(block, logs=tuple(log for log in block.logs if log.address in wanted)) for block in copy.blocks
+        ]
+        return copy
 
     def logs(self, addresses: Iterable[bytes] | None = None, within: BlockRange | None = None) -> list[RawLog]:
         """All canonical logs in order, of these addresses (default: any) and blocks (default: all)."""
@@ -155,7 +168,8 @@ class SimChain:
         bloom = bloom_of(_bloom_values(logs)) if logs else NO_BLOOM
         header = self._header(ref.number, ref.parent_hash, timestamp, bloom, EMPTY_TRIE, len(logs))
         header["hash"] = "0x" + ref.hash.hex()
-        return SimBlock(ref, header, tuple(dict.fromkeys(log.tx_hash for log in logs)), logs)
+        by_tx = [(tx_hash, list(own)) for tx_hash, own in groupby(logs, key=lambda log: log.tx_hash)]
+        return SimBlock(ref, header, receipts_of(by_tx, kinds=PLAIN_KINDS, salt=""), logs)
 
     def _build(self, number: int, sim_logs: Sequence[SimLog], timestamp_step: int | None = None) -> SimBlock:
         parent_hash = self.head.hash if self.blocks and number > self.start else self._derived_hash(number - 1)
@@ -163,24 +177,27 @@ class SimChain:
             timestamp = self.head.timestamp + (self.block_time_s if timestamp_step is None else timestamp_step)
         else:
             timestamp = self._time(number)
-        transactions = self._transactions(number, sim_logs)
-        logs = _place(number, timestamp, transactions)
+        place = f"{self.seed}/{self._branch}/{number}"
+        transactions = _placed(number, timestamp, self._transactions(place, sim_logs))
+        receipts = receipts_of(transactions, kinds=self.receipt_kinds, salt=f"receipt/{place}")
+        logs = [log for receipt in receipts for log in receipt.logs]
         bloom = bloom_of(_bloom_values(logs)) if logs else NO_BLOOM
-        root = receipts_root(logs, len(transactions)) if logs else EMPTY_TRIE
-        header = self._header(number, parent_hash, timestamp, bloom, root, len(transactions))
+        header = self._header(number, parent_hash, timestamp, bloom, root_of(receipts), len(receipts))
         block_hash = header_hash(header)
         assert block_hash is not None
         header["hash"] = "0x" + block_hash.hex()
-        placed = tuple(replace(log, block_hash=block_hash) for log in logs)
+        told = tuple(receipt.of_block(block_hash) for receipt in receipts)
         ref = BlockRef(number, block_hash, parent_hash, timestamp)
-        return SimBlock(ref, header, tuple(tx_hash for tx_hash, _ in transactions), placed)
+        return SimBlock(ref, header, told, tuple(log for receipt in told for log in receipt.logs))
 
-    def _transactions(self, number: int, sim_logs: Sequence[SimLog]) -> list[tuple[bytes, list[SimLog]]]:
-        named = [
-            (log.tx_hash or keccak(f"tx/{self.seed}/{self._branch}/{number}/{index}".encode()), log)
-            for index, log in enumerate(sim_logs)
+    def _transactions(self, place: str, sim_logs: Sequence[SimLog]) -> list[tuple[bytes, list[SimLog]]]:
+        named = [(log.tx_hash or keccak(f"tx/{place}/{index}".encode()), log) for index, log in enumerate(sim_logs)]
+        with_logs = [
+            (tx_hash, [log for _, log in group]) for tx_hash, group in groupby(named, key=lambda pair: pair[0])
         ]
-        return [(tx_hash, [log for _, log in group]) for tx_hash, group in groupby(named, key=lambda pair: pair[0])]
+        luck = keccak(f"plain/{place}".encode())
+        plain = range(luck[0] % (self.most_plain + 1))
+        return [*with_logs, *((keccak(luck + bytes((index,))), []) for index in plain)]
 
     def _header(
         self, number: int, parent_hash: bytes, timestamp: int, bloom: bytes, receipts: bytes, transactions: int
@@ -209,47 +226,24 @@ class SimChain:
         }
 
 
-GAS_A_TX = 21_000
-
-
 def _bloom_values(logs: Iterable[RawLog]) -> Iterable[bytes]:
     for log in logs:
         yield log.address
         yield from log.topics
 
 
-def _place(number: int, timestamp: int, transactions: list[tuple[bytes, list[SimLog]]]) -> list[RawLog]:
-    flat = [(tx_index, tx_hash, log) for tx_index, (tx_hash, logs) in enumerate(transactions) for log in logs]
+def _placed(
+    number: int, timestamp: int, transactions: Sequence[tuple[bytes, Sequence[SimLog]]]
+) -> list[tuple[bytes, list[RawLog]]]:
+    """Give every log its place in the block; the block's hash is not known yet."""
+    indexes = count()
     return [
-        RawLog(number, log_index, bytes(32), tx_hash, tx_index, log.address, log.topics, log.data, timestamp)
-        for log_index, (tx_index, tx_hash, log) in enumerate(flat)
-    ]
-
-
-def receipts_root(logs: Sequence[RawLog], transactions: int) -> bytes:
-    """Compute the root of a block's receipts: all of type 2, successful, `GAS_A_TX` each."""
-    trie = HexaryTrie({}, prune=True)
-    by_tx: dict[int, list[RawLog]] = defaultdict(list)
-    for log in logs:
-        by_tx[log.tx_index].append(log)
-    for index in range(transactions):
-        own = by_tx[index]
-        encoded = [
-            rlp_list((rlp_bytes(log.address), rlp_list(rlp_bytes(topic) for topic in log.topics), rlp_bytes(log.data)))
-            for log in own
-        ]
-        gas = GAS_A_TX * (index + 1)
-        receipt = b"\x02" + rlp_list(
-            (
-                rlp_bytes(b"\x01"),
-                rlp_bytes(_minimal(gas)),
-                rlp_bytes(bloom_of(_bloom_values(own))),
-                rlp_list(encoded),
-            )
+        (
+            tx_hash,
+            [
+                RawLog(number, next(indexes), bytes(32), tx_hash, index, log.address, log.topics, log.data, timestamp)
+                for log in logs
+            ],
         )
-        trie.set(rlp_bytes(_minimal(index)), receipt)
-    return trie.root_hash
-
-
-def _minimal(value: int) -> bytes:
-    return value.to_bytes((value.bit_length() + 7) // 8, "big")
+        for index, (tx_hash, logs) in enumerate(transactions)
+    ]

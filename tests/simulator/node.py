@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from indexer.core.types import BlockRange, BlockRef, RawLog
-from simulator.chain import GAS_A_TX, SimBlock, SimChain
+from simulator.chain import SimBlock, SimChain
 
 Fault = Literal["500", "429", "402", "401", "413", "html", "closed", "garbage", "null"]
 Intercept = Callable[[str, list[Any], Any], Any]
@@ -198,7 +198,7 @@ class SimNode:
     def _block_json(self, block: SimBlock | None) -> dict[str, Any] | None:
         if block is None:
             return None
-        hashes = ["0x" + tx_hash.hex() for tx_hash in block.tx_hashes]
+        hashes = ["0x" + receipt.tx_hash.hex() for receipt in block.receipts]
         return {**block.header, "transactions": hashes, "uncles": [], "size": "0x220"}
 
     def _get_logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -253,18 +253,8 @@ class SimNode:
         if block is None:
             return None
         return [
-            {
-                "transactionHash": "0x" + tx_hash.hex(),
-                "transactionIndex": hex(index),
-                "blockHash": "0x" + block.ref.hash.hex(),
-                "blockNumber": hex(block.ref.number),
-                "type": "0x2",
-                "status": "0x1",
-                "cumulativeGasUsed": hex(GAS_A_TX * (index + 1)),
-                "gasUsed": hex(GAS_A_TX),
-                "logs": [self._log_json(log) for log in block.logs if log.tx_hash == tx_hash],
-            }
-            for index, tx_hash in enumerate(block.tx_hashes)
+            receipt.told(block.ref.number, block.ref.hash, [self._log_json(log) for log in receipt.logs])
+            for receipt in block.receipts
         ]
 
     def _call(self, call: dict[str, str], at: str | dict[str, Any]) -> str:
