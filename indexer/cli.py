@@ -155,6 +155,46 @@ def verify(
 
 
 @cli.command()
+def reindex(
+    *,
+    chain: Annotated[str | None, typer.Option("--chain", metavar="NAME", help="The chain; needed for a range.")] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", metavar="N", min=0, help="First block; by default the chain's first.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", metavar="N", min=0, help="Last block; by default the checkpoint.")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Compute all projections anew from the stored logs; asks no RPC.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch blocks again and put right what differs.
+
+    Safe beside a running daemon, and goes on where it was stopped. A halted chain is rolled back to what is still
+    canonical below --from, and indexed again.
+    """
+    _judge_reindex(chain, first, last, rebuild=rebuild)
+    from indexer import app
+
+    if rebuild:
+        settings = _settings(need_chains=False)
+        _report(*_await(app.rebuild(settings, chain, as_json=as_json)), as_json=as_json)
+    settings = _settings(chains=[str(chain)])
+    _report(*_await(app.reindex(settings, first, last, as_json=as_json)), as_json=as_json)
+
+
+def _judge_reindex(chain: str | None, first: int | None, last: int | None, *, rebuild: bool) -> None:
+    """Raise BadParameter for options that do not go together."""
+    if rebuild and (first is not None or last is not None):
+        raise typer.BadParameter("--rebuild computes whole chains: it takes no --from and no --to")
+    if not rebuild and chain is None:
+        raise typer.BadParameter("`reindex` needs --chain NAME, or --rebuild")
+    if first is not None and last is not None and first > last:
+        raise typer.BadParameter(f"--from {first} is above --to {last}")
+
+
+@cli.command()
 def publish(
     *, rebuild: Annotated[bool, typer.Option("--rebuild", help="By a running daemon, where there is one.")] = False
 ) -> None:

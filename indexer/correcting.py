@@ -1,0 +1,101 @@
+"""Put stored blocks right by what was fetched again: gap fill, raising of the proof level, audit and `reindex` alike.
+
+What is new is added; what would go, or be replaced, must be confirmed first, for no provider alone may take a log away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from indexer.chain.refusals import Inconsistent, MethodMissing
+from indexer.chain.source import ProvenBlock
+from indexer.core.differences import Change, Position
+from indexer.core.types import Batch, RawLog
+from indexer.store.marks import ReindexMark
+from indexer.store.slices import Slice, Swapped
+
+# Blocks whose receipts are asked for in one go; a block of a busy chain has some megabytes of them.
+_PROVEN_AT_ONCE: Final = 8
+
+
+class Judge(Protocol):
+    """Who says what a block holds; errors are RpcErrors."""
+
+    async def prove(self, numbers: Sequence[int], addresses: Sequence[bytes]) -> tuple[ProvenBlock, ...]:
+        """Return what these blocks hold, proven by their receipts roots; MethodMissing where nobody can."""
+
+    async def confirms(self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes]) -> bool:
+        """Say whether a receipts root, or two providers, agree that exactly these are the block's logs."""
+
+
+class Slices(Protocol):
+    """The stored blocks; see `store.slices`."""
+
+    async def compare(self, fetched: Slice) -> list[Change]:
+        """Tell what differs, without writing."""
+
+    async def swap(
+        self,
+        fetched: Slice,
+        *,
+        removable: frozenset[Position],
+        announce: bool,
+        mark: ReindexMark | None = None,
+    ) -> Swapped:
+        """Take in what differs, in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How a slice is to be taken in."""
+
+    announce: bool  # a change for each new log in the feed
+    mark: ReindexMark | None = None
+
+
+async def correct(judge: Judge, slices: Slices, fetched: Slice, how: Correction) -> Swapped:
+    """Take in what differs between a fetched slice and the tables, all of it or nothing.
+
+    Blocks that would lose a log, or get another one in its place, are read again by their receipts, which then are the
+    answer; where nobody serves receipts, another provider has to agree. Raises Unconfirmed where none does, SliceMoved
+    where the chain moved meanwhile, RpcError, StoreUnavailable or LeaseLost.
+    """
+    losing = {change.block_number for change in await slices.compare(fetched) if change.removes}
+    if losing and fetched.batch.proof != "receipts":
+        fetched, losing = await _settled(judge, fetched, sorted(losing))
+    removable = frozenset(
+        change.position for change in await slices.compare(fetched) if change.removes and change.block_number in losing
+    )
+    return await slices.swap(fetched, removable=removable, announce=how.announce, mark=how.mark)
+
+
+async def _settled(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tuple[Slice, set[int]]:
+    """Return the slice with what is certain of these blocks, and which of them are certain."""
+    try:
+        proven = [
+            block
+            for start in range(0, len(numbers), _PROVEN_AT_ONCE)
+            for block in await judge.prove(numbers[start : start + _PROVEN_AT_ONCE], fetched.addresses)
+        ]
+    except (MethodMissing, Inconsistent):
+        return fetched, {number for number in numbers if await _agreed(judge, fetched, number)}
+    held = {block.number: block.hash for block in fetched.batch.blocks}
+    for block in proven:
+        if held.get(block.ref.number, block.ref.hash) != block.ref.hash:
+            raise Inconsistent("", f"block {block.ref.number} changed while being read")
+    logs = [log for block in proven for log in block.logs]
+    return replace(fetched, batch=_with_logs(fetched.batch, logs, numbers)), {*numbers}
+
+
+async def _agreed(judge: Judge, fetched: Slice, number: int) -> bool:
+    logs = [log for log in fetched.batch.logs if log.block_number == number]
+    return await judge.confirms(number, logs, fetched.addresses)
+
+
+def _with_logs(batch: Batch, logs: Sequence[RawLog], numbers: Collection[int]) -> Batch:
+    """Put `logs` in the place of those of the blocks `numbers`."""
+    others = [log for log in batch.logs if log.block_number not in numbers]
+    merged = sorted((*others, *logs), key=lambda log: (log.block_number, log.log_index))
+    return replace(batch, logs=tuple(merged))
