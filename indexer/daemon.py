@@ -107,7 +107,7 @@ class Daemon:
             worker = Worker(
                 plan,
                 source,
-                Writer(self.database, lease, addresses, "logs" if chain.proof != "off" else "off"),
+                Writer(self.database, lease, addresses),
                 Chains(self.database),
                 builder,
                 counters,

@@ -57,7 +57,7 @@ async def open_worker(
         yield Worker(
             settings,
             source,
-            Writer(database, lease, deployment.addresses, "logs"),
+            Writer(database, lease, deployment.addresses),
             books,
             RowBuilder(ChainId(chain_id), [deployment], decoder()),
             ChainCounters(ChainId(chain_id), "local"),

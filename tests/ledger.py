@@ -69,7 +69,7 @@ class Ledger:
                 await connection.execute(queries()["upsert_registry"], *row)
         lease = await Leases(database, holder).acquire(chain_id)
         assert lease is not None
-        writer = Writer(database, lease, deployment.addresses, "logs")
+        writer = Writer(database, lease, deployment.addresses)
         return cls(database, writer, RowBuilder(ChainId(chain_id), [deployment], decoder()), chain_id)
 
     async def commit(self, chain: SimChain, first: int, last: int, *, announce: bool = False) -> Committed:

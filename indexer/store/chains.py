@@ -45,7 +45,10 @@ class Chains:
         max_lag_s: float,
         stall_after_s: float,
     ) -> None:
-        """Make the chain's rows, and hold the list of its contracts to the settings; those that left keep theirs."""
+        """Make the chain's rows, and hold the list of its contracts to the settings; those that left keep theirs.
+
+        `proof` is the level that is wanted: it stands until a batch says which one was reached.
+        """
         start_block = min(deployment.start_block for deployment in deployments)
         async with self._database.transaction() as connection:
             await connection.execute(queries()["upsert_chain"], chain_id, name, start_block, proof)
@@ -102,6 +105,12 @@ class Chains:
                 keeps_up,
             )
         return known
+
+    async def learned(self, chain_id: int) -> list[dict[str, object]]:
+        """Return what was known of each provider when the chain was last observed; nothing for an unknown chain."""
+        async with self._database.transaction() as connection:
+            providers = await connection.fetchval(queries()["read_providers"], chain_id)
+        return msgspec.json.decode(providers, type=list[dict[str, object]]) if providers is not None else []
 
     async def warn(self, chain_id: int, warnings: Sequence[str]) -> None:
         """Replace the warnings that `status` shows."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
 from indexer.core.rows import COLUMNS, TYPED_TABLES, Rows
 from indexer.core.types import Batch, BlockRef
-from indexer.errors import LeaseLost, Retryable
+from indexer.errors import Retryable
 from indexer.store import projections
 from indexer.store.database import SCHEMA, Connection, Database
+from indexer.store.fence import Locked, fenced
 from indexer.store.leases import Lease
 from indexer.store.queries import queries
 
 State = Literal["backfilling", "live"]
-_NOTHING: Final = b""
 
 
 class CheckpointMoved(Retryable):
@@ -43,26 +43,14 @@ class RolledBack:
     cursor: int
 
 
-@dataclass(slots=True)
-class _Position:
-    """The locked checkpoint, and the cursor as it rises during the transaction."""
-
-    checkpoint_block: int
-    checkpoint_hash: bytes | None
-    cursor: int
-    announced_final: int
-    cursor_before: int
-
-
 class Writer:
     """Writes one chain, for as long as its lease holds."""
 
-    def __init__(self, database: Database, lease: Lease, addresses: Sequence[bytes], proof: str) -> None:
+    def __init__(self, database: Database, lease: Lease, addresses: Sequence[bytes]) -> None:
         self._database = database
         self._lease = lease
         self._chain_id = lease.chain_id
         self._addresses = list(addresses)
-        self._proof = proof
 
     async def commit(
         self,
@@ -91,7 +79,7 @@ class Writer:
             await self._keep_headers(connection, batch.blocks, finalized)
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
-            await self._advance(connection, at, batch.blocks[-1], state, finalized)
+            await self._advance(connection, at, batch, state, finalized)
         return Committed(len(batch.logs), rows.undecodable, at.cursor)
 
     async def rollback(self, ancestor: BlockRef) -> RolledBack:
@@ -102,51 +90,44 @@ class Writer:
         async with self._fenced() as (connection, at):
             if at.checkpoint_block <= ancestor.number:
                 return RolledBack(0, 0, at.cursor)
-            agents: list[UUID] = (
-                await connection.fetchval(queries()["touched_agents"], self._chain_id, ancestor.number) or []
-            )
-            await projections.clear(connection, self._chain_id, agents)
-            for table in TYPED_TABLES:
-                await connection.execute(queries()[f"delete_{table}"], self._chain_id, ancestor.number)
-            taken = await connection.fetchrow(queries()["archive_logs"], self._chain_id, ancestor.number, at.cursor)
-            assert taken is not None
-            at.cursor += taken["logs"]
-            await projections.mend(connection, self._chain_id, agents)
-            await self._rewind(connection, at, ancestor, taken["undecodable"])
-        return RolledBack(taken["logs"], len(agents), at.cursor)
+            return await self._take_back(connection, at, ancestor)
+
+    async def lift(self, ancestor: BlockRef) -> RolledBack:
+        """End a halt: take back every block above `ancestor`, which is canonical, and go on from there.
+
+        Where `ancestor` is at or above the checkpoint, only the halt ends. Raises CheckpointMoved for a chain that is
+        not halted, LeaseLost or StoreUnavailable; then nothing was taken back.
+        """
+        async with self._fenced() as (connection, at):
+            if at.state != "halted":
+                raise CheckpointMoved(f"chain {self._chain_id} is not halted")
+            done = RolledBack(0, 0, at.cursor)
+            if at.checkpoint_block > ancestor.number:
+                done = await self._take_back(connection, at, ancestor)
+            await connection.execute(queries()["lift_halt"], self._chain_id, ancestor.number)
+        return done
 
     async def halt(self, reason: str) -> None:
         """Mark the chain as halted; `reason` is for the operator."""
         async with self._fenced() as (connection, _):
             await connection.execute(queries()["halt_chain"], self._chain_id, reason)
 
-    @asynccontextmanager
-    async def _fenced(self) -> AsyncIterator[tuple[Connection, _Position]]:
-        """Lock the checkpoint and prove that the lease is still ours; raises LeaseLost where it is not."""
-        async with self._database.transaction() as connection:
-            await connection.execute(queries()["writer_lock"], self._chain_id)
-            chain = await connection.fetchrow(queries()["lock_chain"], self._chain_id)
-            lease = await connection.fetchrow(queries()["lease_epoch"], self._chain_id)
-            if (
-                chain is None
-                or lease is None
-                or (lease["holder"], lease["epoch"])
-                != (
-                    self._lease.holder,
-                    self._lease.epoch,
-                )
-            ):
-                raise LeaseLost(f"chain {self._chain_id} is written by another instance now")
-            yield (
-                connection,
-                _Position(
-                    chain["checkpoint_block"],
-                    chain["checkpoint_hash"],
-                    chain["cursor"],
-                    chain["announced_final"],
-                    chain["cursor"],
-                ),
-            )
+    def _fenced(self) -> AbstractAsyncContextManager[tuple[Connection, Locked]]:
+        return fenced(self._database, self._chain_id, self._lease)
+
+    async def _take_back(self, connection: Connection, at: Locked, ancestor: BlockRef) -> RolledBack:
+        agents: list[UUID] = (
+            await connection.fetchval(queries()["touched_agents"], self._chain_id, ancestor.number) or []
+        )
+        await projections.clear(connection, self._chain_id, agents)
+        for table in TYPED_TABLES:
+            await connection.execute(queries()[f"delete_{table}"], self._chain_id, ancestor.number)
+        taken = await connection.fetchrow(queries()["archive_logs"], self._chain_id, ancestor.number, at.cursor)
+        assert taken is not None
+        at.cursor += taken["logs"]
+        await projections.mend(connection, self._chain_id, agents)
+        await self._rewind(connection, at, ancestor, taken["undecodable"])
+        return RolledBack(taken["logs"], len(agents), at.cursor)
 
     async def _insert(self, connection: Connection, batch: Batch, rows: Rows) -> None:
         filled = [table for table in COLUMNS if rows[table]]
@@ -156,29 +137,21 @@ class Writer:
             await connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
         await projections.extend(connection, self._chain_id, batch.range.from_block, batch.range.to_block, filled)
 
-    async def _announce(self, connection: Connection, at: _Position, batch: Batch, *, each: bool) -> None:
+    async def _announce(self, connection: Connection, at: Locked, batch: Batch, *, each: bool) -> None:
         first, last = batch.range.from_block, batch.range.to_block
         if each:
             at.cursor += await connection.fetchval(queries()["announce_logs"], self._chain_id, first, last, at.cursor)
         else:
-            await self._announce_one(connection, at, "refresh", first, batch.blocks[-1])
+            await at.announce(connection, "refresh", first, last, batch.blocks[-1].hash)
 
-    async def _announce_final(self, connection: Connection, at: _Position, batch: Batch, finalized: int | None) -> None:
+    async def _announce_final(self, connection: Connection, at: Locked, batch: Batch, finalized: int | None) -> None:
         """Tell consumers once that everything up to a block cannot be taken back any more."""
         if finalized is None:
             return
         block = min(finalized, batch.range.to_block)
         if block > at.announced_final:
             at.announced_final = block
-            await self._announce_one(connection, at, "finalized", block, BlockRef(block, _NOTHING, _NOTHING, 0))
-
-    async def _announce_one(
-        self, connection: Connection, at: _Position, kind: str, from_block: int, block: BlockRef
-    ) -> None:
-        at.cursor += 1
-        await connection.execute(
-            queries()["announce"], self._chain_id, at.cursor, kind, from_block, block.number, block.hash or None
-        )
+            await at.announce(connection, "finalized", block, block, None)
 
     async def _keep_headers(self, connection: Connection, blocks: Sequence[BlockRef], finalized: int | None) -> None:
         """Keep the headers that may still change, and the last one: it is the checkpoint."""
@@ -196,14 +169,15 @@ class Writer:
 
     async def _cover(self, connection: Connection, batch: Batch) -> None:
         bounds = (self._chain_id, batch.range.from_block, batch.range.to_block)
-        rows = await connection.fetch(queries()["extend_coverage"], *bounds, self._addresses, self._proof)
+        rows = await connection.fetch(queries()["extend_coverage"], *bounds, self._addresses, batch.proof)
         extended = {row["address"] for row in rows}
         if new := [address for address in self._addresses if address not in extended]:
-            await connection.execute(queries()["add_coverage"], *bounds, new, self._proof)
+            await connection.execute(queries()["add_coverage"], *bounds, new, batch.proof)
 
     async def _advance(
-        self, connection: Connection, at: _Position, last: BlockRef, state: State, finalized: int | None
+        self, connection: Connection, at: Locked, batch: Batch, state: State, finalized: int | None
     ) -> None:
+        last = batch.blocks[-1]
         await connection.execute(
             queries()["advance_checkpoint"],
             self._chain_id,
@@ -214,19 +188,18 @@ class Writer:
             at.cursor,
             at.announced_final,
             -1 if finalized is None else min(finalized, last.number),
+            batch.proof,
         )
-        await self._notify(connection, at)
+        await at.notify(connection)
 
-    async def _notify(self, connection: Connection, at: _Position) -> None:
-        """Wake those who listen, where there is something new in the feed."""
-        if at.cursor > at.cursor_before:
-            await connection.execute(queries()["notify"], f"{self._chain_id}:{at.cursor}")
-
-    async def _rewind(self, connection: Connection, at: _Position, ancestor: BlockRef, undecodable: int) -> None:
+    async def _rewind(self, connection: Connection, at: Locked, ancestor: BlockRef, undecodable: int) -> None:
         if undecodable:
             await connection.execute(queries()["count_undecodable"], self._chain_id, -undecodable)
         for statement in ("delete_blocks", "cut_coverage", "trim_coverage"):
             await connection.execute(queries()[statement], self._chain_id, ancestor.number)
+        header = (ancestor.number, ancestor.hash, ancestor.parent_hash, _time(ancestor))
+        if ancestor.hash:
+            await connection.execute(queries()["keep_ancestor"], self._chain_id, *header)
         await connection.execute(
             queries()["rewind_checkpoint"],
             self._chain_id,
@@ -235,7 +208,7 @@ class Writer:
             _time(ancestor) if ancestor.hash else None,
             at.cursor,
         )
-        await self._notify(connection, at)
+        await at.notify(connection)
 
 
 async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str | None = SCHEMA) -> None:

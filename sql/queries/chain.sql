@@ -4,16 +4,18 @@ SELECT pg_advisory_xact_lock(8004, hashtext($1::bigint::text));
 
 -- name: lock_chain
 -- Writers take turns at this row; what it says holds until the transaction ends.
-SELECT checkpoint_block, checkpoint_hash, cursor, announced_final, state FROM chains WHERE chain_id = $1 FOR UPDATE;
+SELECT checkpoint_block, checkpoint_hash, cursor, announced_final, state, rewrites FROM chains WHERE chain_id = $1 FOR UPDATE;
 
 -- name: lease_epoch
 -- Read after the lock: a take-over that committed meanwhile is seen.
 SELECT holder, epoch FROM leases WHERE chain_id = $1;
 
 -- name: upsert_chain
+-- The first block goes down only: a contract that was added may have begun earlier. The level of proof is the last batch's.
 INSERT INTO chains (chain_id, name, start_block, checkpoint_block, proof) VALUES ($1, $2, $3::bigint, $3::bigint - 1, $4)
-ON CONFLICT (chain_id) DO UPDATE SET name = excluded.name, proof = excluded.proof, updated_at = now()
-WHERE (chains.name, chains.proof) IS DISTINCT FROM (excluded.name, excluded.proof);
+ON CONFLICT (chain_id) DO UPDATE SET
+    name = excluded.name, start_block = least(chains.start_block, excluded.start_block), updated_at = now()
+WHERE chains.name <> excluded.name OR chains.start_block > excluded.start_block;
 
 -- name: ensure_head
 INSERT INTO heads (chain_id, max_lag_s, stall_after_s) VALUES ($1, $2, $3)
@@ -29,6 +31,9 @@ ON CONFLICT (chain_id, address, kind) DO UPDATE SET
 
 -- name: read_chain
 SELECT checkpoint_block, checkpoint_hash, state, halt_reason, start_block, proven_final FROM chains WHERE chain_id = $1;
+
+-- name: read_providers
+SELECT providers FROM heads WHERE chain_id = $1;
 
 -- name: held_blocks
 -- Oldest first.

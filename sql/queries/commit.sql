@@ -29,7 +29,7 @@ UPDATE coverage SET to_block = $2 WHERE chain_id = $1 AND to_block > $2;
 -- name: advance_checkpoint
 UPDATE chains SET
     checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, state = $5, cursor = $6,
-    announced_final = $7, proven_final = greatest(proven_final, $8::bigint), updated_at = now()
+    announced_final = $7, proven_final = greatest(proven_final, $8::bigint), proof = $9, updated_at = now()
 WHERE chain_id = $1;
 
 -- name: count_undecodable

@@ -24,7 +24,20 @@ DELETE FROM blocks WHERE chain_id = $1 AND block_number > $2;
 
 -- name: rewind_checkpoint
 UPDATE chains SET
-    checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, cursor = $5, reorgs = reorgs + 1, updated_at = now()
+    checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, cursor = $5, reorgs = reorgs + 1,
+    rewrites = rewrites + 1, updated_at = now()
+WHERE chain_id = $1;
+
+-- name: keep_ancestor
+-- Headers as old as a halt's ancestor were dropped long ago; the next block must join this one.
+INSERT INTO blocks (chain_id, block_number, block_hash, parent_hash, block_timestamp) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (chain_id, block_number) DO NOTHING;
+
+-- name: lift_halt
+-- What was final on the branch that was left is so no more.
+UPDATE chains SET
+    state = 'backfilling', halt_reason = NULL, proven_final = least(proven_final, $2::bigint),
+    announced_final = least(announced_final, $2::bigint), updated_at = now()
 WHERE chain_id = $1;
 
 -- name: delete_transfers

@@ -386,7 +386,7 @@ async def take_over(database: Database, observer: Observer, holder: str) -> Leas
 
 
 def writer_of(database: Database, lease: Lease) -> Writer:
-    return Writer(database, lease, DEPLOYMENT.addresses, "logs")
+    return Writer(database, lease, DEPLOYMENT.addresses)
 
 
 @pytest.mark.parametrize("holder", ["another", "test"], ids=["taken by another", "taken again by the same"])

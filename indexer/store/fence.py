@@ -1,0 +1,59 @@
+"""The fence: whoever writes a chain locks its checkpoint first, and proves that nobody else has its lease."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from indexer.errors import LeaseLost, SettingsError
+from indexer.store.database import Connection, Database
+from indexer.store.leases import Lease
+from indexer.store.queries import queries
+
+
+@dataclass(slots=True)
+class Locked:
+    """The locked checkpoint, and the cursor as it rises during the transaction; `rewrites` is as it was found."""
+
+    chain_id: int
+    checkpoint_block: int
+    checkpoint_hash: bytes | None
+    cursor: int
+    announced_final: int
+    state: str
+    rewrites: int
+    cursor_before: int
+
+    async def announce(
+        self, connection: Connection, kind: str, from_block: int, to_block: int, block_hash: bytes | None
+    ) -> None:
+        """Put a single change into the feed, at the next cursor."""
+        self.cursor += 1
+        await connection.execute(
+            queries()["announce"], self.chain_id, self.cursor, kind, from_block, to_block, block_hash
+        )
+
+    async def notify(self, connection: Connection) -> None:
+        """Wake those who listen, where there is something new in the feed."""
+        if self.cursor > self.cursor_before:
+            await connection.execute(queries()["notify"], f"{self.chain_id}:{self.cursor}")
+
+
+@asynccontextmanager
+async def fenced(database: Database, chain_id: int, lease: Lease | None) -> AsyncIterator[tuple[Connection, Locked]]:
+    """Open a transaction that alone writes the chain; commits at the end, or nothing happened.
+
+    Without a lease it takes its turn beside the holder of one. Raises LeaseLost where the lease is not ours any more,
+    StoreUnavailable, or SettingsError for a chain that was never stored.
+    """
+    async with database.transaction() as connection:
+        await connection.execute(queries()["writer_lock"], chain_id)
+        chain = await connection.fetchrow(queries()["lock_chain"], chain_id)
+        if lease is not None:
+            held = await connection.fetchrow(queries()["lease_epoch"], chain_id)
+            if chain is None or held is None or (held["holder"], held["epoch"]) != (lease.holder, lease.epoch):
+                raise LeaseLost(f"chain {chain_id} is written by another instance now")
+        if chain is None:
+            raise SettingsError(f"chain {chain_id} was never indexed into this database")
+        yield connection, Locked(chain_id=chain_id, cursor_before=chain["cursor"], **chain)
