@@ -10,6 +10,9 @@ from indexer.core.types import BlockRange, Proof
 from indexer.store.database import Connection, Database
 from indexer.store.queries import queries
 
+Required = Mapping[bytes, BlockRange]
+Covered = Mapping[bytes, Sequence[Interval]]
+
 
 class Coverage:
     """Reads one chain's coverage."""
@@ -24,24 +27,24 @@ class Coverage:
         Blocks that were never fetched come first, then those whose level is below `wanted`; each lowest first.
         """
         async with self._database.transaction(snapshot=True) as connection:
-            required = await self._required(connection, to_block)
-            covered = await self._covered(connection)
+            required, covered = await read_coverage(connection, self._chain_id, to_block)
         return gaps(required, covered, wanted)
 
-    async def intervals(self) -> Mapping[bytes, Sequence[Interval]]:
+    async def intervals(self) -> Covered:
         """Return what was fetched for each contract, retired ones too; lowest first."""
-        async with self._database.transaction() as connection:
-            return await self._covered(connection)
+        async with self._database.transaction(snapshot=True) as connection:
+            _, covered = await read_coverage(connection, self._chain_id)
+        return covered
 
-    async def _required(self, connection: Connection, to_block: int | None) -> dict[bytes, BlockRange]:
-        rows = await connection.fetch(queries()["required_coverage"], self._chain_id, to_block)
-        return {row["address"]: BlockRange(row["from_block"], row["to_block"]) for row in rows}
 
-    async def _covered(self, connection: Connection) -> dict[bytes, list[Interval]]:
-        found: defaultdict[bytes, list[Interval]] = defaultdict(list)
-        for row in await connection.fetch(queries()["read_coverage"], self._chain_id):
-            found[row["address"]].append(Interval(BlockRange(row["from_block"], row["to_block"]), row["proof"]))
-        return found
+async def read_coverage(connection: Connection, chain_id: int, to_block: int | None = None) -> tuple[Required, Covered]:
+    """Return the blocks that each configured contract must have up to the checkpoint, and what there is of any."""
+    rows = await connection.fetch(queries()["required_coverage"], chain_id, to_block)
+    required = {row["address"]: BlockRange(row["from_block"], row["to_block"]) for row in rows}
+    covered: defaultdict[bytes, list[Interval]] = defaultdict(list)
+    for row in await connection.fetch(queries()["read_coverage"], chain_id):
+        covered[row["address"]].append(Interval(BlockRange(row["from_block"], row["to_block"]), row["proof"]))
+    return required, covered
 
 
 async def cover(

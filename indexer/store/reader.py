@@ -9,19 +9,35 @@ from typing import Any, Final, Literal, NotRequired, TypedDict
 
 import asyncpg
 
+from indexer.core.coverage import Gap, blocks_by_level, gaps
+from indexer.core.types import Proof
+from indexer.store.coverage import Covered, Required, read_coverage
 from indexer.store.database import Database
 from indexer.store.queries import queries
 
 Problem = Literal["backfilling", "lagging", "stalled", "halted", "gaps"]
 
+_SHOWN_GAPS: Final = 20
 _DEFAULT_MAX_LAG_S: Final = 60.0
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>`]*")
 _NO_CHAINS: Final = "no chain is indexed into this database yet: start `erc8004-indexer run`"
 _NO_SCHEMA: Final = "the database lacks the tables of this version: `erc8004-indexer migrate` makes them"
 
 
+class GapStatus(TypedDict):
+    """Blocks, both inclusive, that were not fetched for these contracts."""
+
+    from_block: int
+    to_block: int
+    addresses: list[str]
+
+
 class ChainStatus(TypedDict):
-    """One chain. Times are ISO 8601 in UTC; a figure is null as long as nobody can know it."""
+    """One chain. Times are ISO 8601 in UTC; a figure is null as long as nobody can know it.
+
+    `proof` is the level in force, `proofs` counts the blocks that all contracts have by the level that they reached,
+    `gaps` are the lowest ones.
+    """
 
     chain_id: int
     chain: str
@@ -35,7 +51,9 @@ class ChainStatus(TypedDict):
     lag_blocks: int | None
     lag_seconds: float | None
     gap_blocks: int
+    gaps: list[GapStatus]
     proof: str
+    proofs: dict[Proof, int]
     undecodable_logs: int
     reorgs: int
     providers: list[Any]
@@ -55,23 +73,24 @@ class StatusDocument(TypedDict):
 
 
 async def read_status(database: Database) -> StatusDocument:
-    """Read the state of every chain, ordered by name, in one statement.
+    """Read the state of every chain, ordered by name, on one snapshot.
 
     Healthy is: at least one chain, and none with a problem. Raises StoreUnavailable, or SettingsError for refused
     credentials; a database that was never migrated is an answer, with a hint.
     """
     try:
-        async with database.transaction() as connection:
+        async with database.transaction(snapshot=True) as connection:
             rows = await connection.fetch(queries()["read_status"])
+            coverage = [await read_coverage(connection, row["chain_id"]) for row in rows]
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
         return {"healthy": False, "chains": [], "hint": _NO_SCHEMA}
     if not rows:
         return {"healthy": False, "chains": [], "hint": _NO_CHAINS}
-    chains = [_chain_status(row) for row in rows]
+    chains = [_chain_status(row, *both) for row, both in zip(rows, coverage, strict=True)]
     return {"healthy": not any(chain["problems"] for chain in chains), "chains": chains}
 
 
-def _chain_status(row: asyncpg.Record) -> ChainStatus:
+def _chain_status(row: asyncpg.Record, required: Required, covered: Covered) -> ChainStatus:
     return {
         "chain_id": row["chain_id"],
         "chain": row["chain"],
@@ -85,7 +104,9 @@ def _chain_status(row: asyncpg.Record) -> ChainStatus:
         "lag_blocks": row["lag_blocks"],
         "lag_seconds": row["lag_seconds"],
         "gap_blocks": row["gap_blocks"],
+        "gaps": [_gap(gap) for gap in gaps(required, covered, "off")[:_SHOWN_GAPS]],
         "proof": row["proof"],
+        "proofs": blocks_by_level(required, covered),
         "undecodable_logs": row["undecodable_logs"],
         "reorgs": row["reorgs"],
         "providers": _loaded(row["providers"]) or [],
@@ -95,6 +116,11 @@ def _chain_status(row: asyncpg.Record) -> ChainStatus:
         "halt_reason": _without_urls(row["halt_reason"]),
         "updated_at": _time(row["updated_at"]),
     }
+
+
+def _gap(gap: Gap) -> GapStatus:
+    addresses = [f"0x{address.hex()}" for address in gap.addresses]
+    return {"from_block": gap.range.from_block, "to_block": gap.range.to_block, "addresses": addresses}
 
 
 def _problems(row: asyncpg.Record) -> list[Problem]:

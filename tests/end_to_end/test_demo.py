@@ -42,8 +42,8 @@ WHICH_DATABASE = "SELECT system_identifier FROM pg_control_system()"
 STATUS: ChainStatus = {
     "chain_id": 31337, "chain": "local", "state": "live", "problems": [], "head_block": 9, "finalized_block": None,
     "checkpoint_block": 8, "checkpoint_hash": "0x01", "checkpoint_time": None, "lag_blocks": 1, "lag_seconds": 1.0,
-    "gap_blocks": 0, "proof": "logs", "undecodable_logs": 0, "reorgs": 4, "providers": [], "warnings": [],
-    "publisher": None, "holder": "test", "halt_reason": None, "updated_at": None,
+    "gap_blocks": 0, "gaps": [], "proof": "logs", "proofs": {}, "undecodable_logs": 0, "reorgs": 4, "providers": [],
+    "warnings": [], "publisher": None, "holder": "test", "halt_reason": None, "updated_at": None,
 }  # fmt: skip
 SNAPSHOT = Snapshot(STATUS, {"agents": 7, "logs": 70}, (Event(8, 3, "Registered", "6", finalized=False),))
 

@@ -92,7 +92,9 @@ async def test_a_chain_at_its_head_is_healthy_and_told_in_full(database: Databas
         "lag_blocks": 0,
         "lag_seconds": 0.0,
         "gap_blocks": 0,
+        "gaps": [],
         "proof": "logs",
+        "proofs": {},
         "undecodable_logs": 0,
         "reorgs": 3,
         "providers": [{"host": "127.0.0.1", "state": "ok"}],
@@ -138,6 +140,33 @@ async def test_blocks_never_fetched_for_a_contract_are_gaps(database: Database) 
         (91, ["gaps"]),
     ]
     assert not document["healthy"]
+    lacking = [[(gap["from_block"], gap["to_block"]) for gap in chain["gaps"]] for chain in document["chains"]]
+    assert lacking == [[], [(50, 51)], [(10, 100)]]
+    assert [chain["proofs"] for chain in document["chains"]] == [{"logs": 91}, {"logs": 89}, {}]
+
+
+async def test_the_weakest_contract_speaks_for_the_level_of_a_block(database: Database) -> None:
+    await add_chain(database)
+    async with database.transaction() as connection:
+        for position, (address, start, intervals) in enumerate(
+            (
+                (CONTRACT, 10, [(10, 39, "receipts"), (40, 100, "logs")]),
+                (b"\x02" * 20, 30, [(30, 49, "receipts"), (60, 100, "off")]),
+                (b"\x03" * 20, 101, []),
+            )
+        ):
+            registry = (address, position, start)
+            await connection.execute(
+                "INSERT INTO registries VALUES (31337, $1, 'identity', $1, $2, $3, true)", *registry
+            )
+            for interval in intervals:
+                await connection.execute("INSERT INTO coverage VALUES (31337, $1, $2, $3, $4)", address, *interval)
+
+    chain = await only_chain(database)
+
+    assert chain["proofs"] == {"off": 41, "logs": 10, "receipts": 30}
+    assert chain["gaps"] == [{"from_block": 50, "to_block": 59, "addresses": ["0x" + "02" * 20]}]
+    assert chain["gap_blocks"] == 10
 
 
 async def test_what_nobody_knows_yet_is_null(database: Database) -> None:
