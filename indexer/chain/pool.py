@@ -5,42 +5,52 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from indexer.chain import codec
-from indexer.chain.codec import ANY_JSON, HEADER, QUANTITY, quantity
-from indexer.chain.provider import Call, Provider
+from indexer.chain.admission import admit, identities
+from indexer.chain.breaker import rest_after
+from indexer.chain.heads import Heads, Heard
+from indexer.chain.latency import HedgeBudget
+from indexer.chain.member import Member, remember
+from indexer.chain.provider import Provider
+from indexer.chain.race import MAX_WAIT_S, Race, worth_a_wait
 from indexer.chain.refusals import (
-    AddressLimit,
-    Billing,
-    CallFailed,
-    Inconsistent,
     NobodyLeft,
     OtherBranch,
-    PastHead,
     ProviderError,
+    Pruned,
     RateLimited,
-    ShrinkRange,
     TimedOut,
     Transport,
     Unauthorized,
-    UnknownRefusal,
     WrongChain,
 )
+from indexer.chain.survey import Routine, heads_of
 from indexer.core.types import BlockRef
 from indexer.errors import SettingsError
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 ROUNDS: Final = 4  # passes over all providers before the caller hears of it; with the waits below about 4 s
 FIRST_WAIT_S: Final = 0.2
-MAX_WAIT_S: Final = 10.0  # longer than that is the caller's affair: it may have to stop, or to tell an operator
-SHAKY_S: Final = 5.0  # after a fault of transport the next provider is asked first, for that long
-RATE_REST_S: Final = 5.0  # where a 429 says nothing of its own
 CLOCK_SLACK_S: Final = 0.005  # so that a wait does not end just before the rest it waits for
-LONG_REST_S: Final = 600.0  # an allowance used up, refused credentials, another chain: seldom mended sooner
+SURVEY_EVERY_S: Final = 10.0
+LONG_PACE_S: Final = 1.0  # a provider whose turn would come later than that is asked after the others
+LOST_RACES: Final = 2  # in a row, after which a slow provider rests
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Who may be asked for an operation, and what for."""
+
+    avoid: Provider | None = None
+    exclude: frozenset[Provider] = frozenset()
+    from_block: int | None = None
 
 
 class Pool:
@@ -58,36 +68,47 @@ class Pool:
             raise SettingsError("no http(s) URL for the RPC of this chain; ws(s) URLs alone are not enough")
         self.providers = tuple(providers)
         self.expected_chain: int | None = None
-        self.anchor: BlockRef | None = None  # a final block of ours, which a provider must have to be heard
+        self._anchor: BlockRef | None = None
         self._rounds = rounds
         self._first_wait_s = first_wait_s
         self._clock = clock
-        self._shaky_until = dict.fromkeys(self.providers, 0.0)
-        self._closed: dict[Provider, tuple[float, ProviderError]] = {}
+        self._members = tuple(Member(provider) for provider in providers)
+        self._heads: Heads[Provider] = Heads()
+        self._hedges = HedgeBudget()
+        self._survey = Routine(self.survey, SURVEY_EVERY_S)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """End the survey and close all connections."""
+        await self._survey.aclose()
         for provider in self.providers:
             await provider.aclose()
 
+    # --- what is known ----------------------------------------------------------------------------------------------
+
     def figures(self) -> list[dict[str, object]]:
-        """Tell what is known of each provider, in order of preference; `resting_s` is how long it is left alone yet."""
+        """Tell what is known of each provider, in order of preference; `resting_s` is how long it is left alone yet.
+
+        `errors` counts by class, `rate` is in calls a second, `history_floor` the lowest block it may still have;
+        None stands for what is not known, or not limited. `remember` takes this up in a later run.
+        """
         now = self._clock()
         return [
-            {
-                "host": one.host,
-                "admitted": one.admitted,
-                "requests": one.requests,
-                "max_range": one.span_cap,
-                "resting_s": round(max(0.0, self._closed[one][0] - now), 1) if one in self._closed else 0.0,
-            }
-            for one in self.providers
+            member.figures(now, self._heads.heard.get(member.provider), self._heads.behind(member.provider, now))
+            for member in self._members
         ]
+
+    def remember(self, figures: Sequence[Mapping[str, Any]]) -> None:
+        """Take up what the figures of an earlier run say of the providers' rules: range, addresses, batch size.
+
+        Providers are matched by host, equal hosts by their order. What only density taught is not kept.
+        """
+        remember(self._members, figures)
 
     @property
     def preferred(self) -> Provider | None:
-        """The provider that is asked first now; None where all rest."""
-        return next(iter(self._in_order(None)), None)
+        """The provider that is asked first now; None where all rest and none may be tried."""
+        members = self._in_order(_Wanted())
+        return members[0].provider if members else None
 
     @property
     def span_cap(self) -> int | None:
@@ -95,13 +116,27 @@ class Pool:
         preferred = self.preferred
         return preferred.span_cap if preferred else None
 
-    def remember(self, figures: Sequence[Mapping[str, Any]]) -> None:
-        """Take up what the figures of an earlier run say of the providers' rules."""
+    # --- the right chain --------------------------------------------------------------------------------------------
+
+    @property
+    def anchor(self) -> BlockRef | None:
+        """A final block of ours, which a provider must have to be heard; None: any is heard."""
+        return self._anchor
+
+    @anchor.setter
+    def anchor(self, block: BlockRef | None) -> None:
+        before, self._anchor = self._anchor, block
+        goes_on = block is not None and before is not None and block.number > before.number
+        if before is None or goes_on or block == before:
+            return
+        for member in self._members:  # what they were refused for is final no more
+            if isinstance(member.breaker.error, OtherBranch):
+                member.breaker.reset()
 
     @property
     def all_on_other_branch(self) -> bool:
         """Say whether every provider was asked for the anchor, and has another block there."""
-        return all(isinstance(self._closed.get(one, (0.0, None))[1], OtherBranch) for one in self.providers)
+        return all(isinstance(member.breaker.error, OtherBranch) for member in self._members)
 
     async def check_chain(self, expected: int) -> None:
         """Hold every provider to this chain id from now on, asking each that can be reached at once.
@@ -110,30 +145,66 @@ class Pool:
         Transport where none can be reached.
         """
         self.expected_chain = expected
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_worth_a_wait),
-            stop=stop_after_attempt(self._rounds),
-            wait=self._wait_s,
-            reraise=True,
-        )
-        await retrying(self._identify, expected)
+        await self._retrying()(self._identify, expected)
 
     async def _identify(self, expected: int) -> None:
-        answers = await asyncio.gather(*(_outcome(provider) for provider in self.providers))
-        for provider, answer in zip(self.providers, answers, strict=True):
+        answers = await identities(self.providers, expected)
+        for provider, answer in answers.items():
             provider.admitted = answer == (expected, False)
-        found = [answer[0] for answer in answers if isinstance(answer, tuple)]
+        found = [answer[0] for answer in answers.values() if isinstance(answer, tuple)]
         if expected in found:
             return
         words = ", ".join(
             f"{provider.host}: {f'chain {answer[0]}' if isinstance(answer, tuple) else answer.text}"
-            for provider, answer in zip(self.providers, answers, strict=True)
+            for provider, answer in answers.items()
         )
         if found:
             raise SettingsError(f"chain id {expected} is set, but the RPC serves another ({words})")
-        if all(isinstance(answer, Unauthorized) for answer in answers):
+        if all(isinstance(answer, Unauthorized) for answer in answers.values()):
             raise SettingsError(f"the RPC refuses the credentials ({words})")
         raise Transport(self.providers[0].host, f"no RPC can be reached ({words})")
+
+    # --- heads ------------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """See to it that all providers are asked for their heads now and then; returns when that was done once.
+
+        Where there is but one provider nothing is asked: it tells by itself. Ends with `aclose`.
+        """
+        if len(self._members) > 1:
+            await self._survey.begun()
+
+    async def survey(self) -> None:
+        """Ask every provider that may be asked for its newest and its final block, all at once; never raises."""
+        now = self._clock()
+        await asyncio.gather(*(self._look_at(member) for member in self._members if not member.breaker.barred(now)))
+        self._heads.sample(self._clock())
+
+    async def _look_at(self, member: Member) -> None:
+        started = self._clock()
+        answer = await heads_of(member.provider, lambda provider: admit(provider, self.expected_chain, self._anchor))
+        if isinstance(answer, ProviderError):
+            self._note(member, answer, started)
+            member.deaf = True
+            return
+        self.hear(member.provider, *answer)
+        if member.deaf:  # it is back: the next operation may try it
+            member.breaker.recheck(self._clock())
+            member.deaf = False
+
+    def hear(self, provider: Provider, head: BlockRef, finalized: int | None) -> None:
+        """Take in what a provider says of the chain's newest block and the number of its newest final one."""
+        self._heads.hear(provider, Heard(head.number, head.timestamp, finalized, self._clock()))
+
+    def is_absurd(self, provider: Provider) -> bool:
+        """Say whether the head that the provider told last is impossible by what the others say."""
+        return self._heads.absurd(provider, self._clock())
+
+    def finalized(self, head: int) -> int | None:
+        """Return the newest block that is final by what all providers say, at most `head`; None: nobody tells."""
+        return self._heads.finalized(self._clock(), head)
+
+    # --- asking -----------------------------------------------------------------------------------------------------
 
     async def run(
         self,
@@ -146,17 +217,24 @@ class Pool:
         """Do `operation` at the first provider that can, `avoid` being the last to be asked, `exclude` never.
 
         `from_block` is the lowest block that it needs: a provider known to have dropped that is asked late.
+        Where an answer takes long, the next provider is asked too, so that an operation may run at two at a time.
         Raises NobodyLeft where `exclude` leaves nobody. Faults of transport and rate limits are tried again,
         with growing random waits and what Retry-After asks for; then, and for every other class at once, the
         ProviderError leaves.
         """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_worth_a_wait),
+        wanted = _Wanted(avoid, frozenset(exclude), from_block)
+        if wanted.exclude.issuperset(self.providers):
+            raise NobodyLeft("", "no other provider is configured")
+        self._hedges.earn()
+        return await self._retrying()(self._round, operation, wanted)
+
+    def _retrying(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception(worth_a_wait),
             stop=stop_after_attempt(self._rounds),
             wait=self._wait_s,
             reraise=True,
         )
-        return await retrying(self._round, operation, avoid, exclude)
 
     def _wait_s(self, state: RetryCallState) -> float:
         jitter = wait_random_exponential(multiplier=self._first_wait_s, max=MAX_WAIT_S)(state)
@@ -164,112 +242,109 @@ class Pool:
         asked = error.retry_after_s if isinstance(error, RateLimited) else None
         return max(jitter, (asked or 0.0) + CLOCK_SLACK_S)
 
-    async def _round(
-        self, operation: Callable[[Provider], Awaitable[T]], avoid: Provider | None, exclude: Collection[Provider]
+    async def _round(self, operation: Callable[[Provider], Awaitable[T]], wanted: _Wanted) -> T:
+        members = self._in_order(wanted)
+        if not members:
+            raise self._all_barred(wanted)
+        return await Race(
+            members,
+            lambda member: self._attempt(member, operation, wanted.from_block),
+            may_hedge=lambda member: self._may_hedge(member, wanted),
+            lost=self._note_lost,
+        ).run()
+
+    async def _attempt(
+        self, member: Member, operation: Callable[[Provider], Awaitable[T]], from_block: int | None
     ) -> T:
-        if set(exclude) >= set(self.providers):
-            raise NobodyLeft("", "no other provider is configured")
-        errors: list[ProviderError] = []
-        for provider in self._in_order(avoid):
-            if provider in exclude:
-                continue
-            try:
-                await self._admit(provider)
-                return await operation(provider)
-            except UnknownRefusal as error:  # perhaps this provider's own whim
-                errors.append(error)
-            except (ShrinkRange, AddressLimit, CallFailed):
-                raise  # true elsewhere too, or better served by asking this one for less
-            except ProviderError as error:
-                self._note(provider, error)
-                errors.append(error)
-        raise _verdict(errors) if errors else self._all_closed()
+        started = self._clock()
+        trial = member.breaker.begin(started)
+        try:
+            await admit(member.provider, self.expected_chain, self._anchor)
+            result = await operation(member.provider)
+        except ProviderError as error:
+            self._note(member, error, started, from_block)
+            raise
+        finally:
+            member.note_rules()
+            if trial:
+                member.breaker.end()
+        self._note_success(member, started, from_block)
+        return result
 
-    def _in_order(self, avoid: Provider | None) -> list[Provider]:
+    def _in_order(self, wanted: _Wanted) -> list[Member]:
+        """Say who is asked, and in which order: whoever can answer well and soon first, then by preference."""
         now = self._clock()
-        self._closed = {provider: closed for provider, closed in self._closed.items() if closed[0] > now}
-        usable = [provider for provider in self.providers if provider not in self._closed]
-        return sorted(usable, key=lambda provider: (provider is avoid, self._shaky_until[provider] > now))
+        allowed = [member for member in self._members if member.provider not in wanted.exclude]
+        usable = [member for member in allowed if not member.breaker.barred(now)]
+        if not usable:
+            usable = [member for member in allowed if member.breaker.is_last_resort(now)]
+        return sorted(usable, key=lambda member: self._doubts(member, wanted, now))
 
-    def _note(self, provider: Provider, error: ProviderError) -> None:
+    def _doubts(self, member: Member, wanted: _Wanted, now: float) -> tuple[bool | float, ...]:
+        provider = member.provider
+        return (
+            provider is wanted.avoid,
+            member.lacks(wanted.from_block, now),
+            member.breaker.resting_s(now),
+            self._heads.behind(provider, now) or self._heads.absurd(provider, now),
+            member.breaker.is_tried,
+            provider.pace.wait_s(now) > LONG_PACE_S,
+        )
+
+    def _may_hedge(self, member: Member, wanted: _Wanted) -> bool:
+        now = self._clock()
+        fit = member.provider is not wanted.avoid and member.breaker.state(now) == "closed"
+        return fit and not member.lacks(wanted.from_block, now) and self._hedges.spend()
+
+    def _all_barred(self, wanted: _Wanted) -> ProviderError:
+        """Report the rest that ends first; of those that `wanted` leaves, all rest."""
+        now = self._clock()
+        breakers = [member.breaker for member in self._members if member.provider not in wanted.exclude]
+        first = min(breakers, key=lambda breaker: breaker.resting_s(now))
+        if isinstance(first.error, RateLimited):
+            return RateLimited(first.error.host, first.error.text, first.resting_s(now))
+        assert first.error is not None
+        return first.error
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def _note(self, member: Member, error: ProviderError, started: float, from_block: int | None = None) -> None:
         """Remember what an error says about the next requests."""
         now = self._clock()
+        provider = member.provider
+        member.count(error)
         match error:
             case RateLimited():
-                rest_s = RATE_REST_S if error.retry_after_s is None else error.retry_after_s
-                self._closed[provider] = (now + rest_s, error)
-            case Billing() | Unauthorized() | WrongChain():
-                self._closed[provider] = (now + LONG_REST_S, error)
+                provider.pace.refused(now)
             case Transport():
-                self._shaky_until[provider] = now + SHAKY_S
                 provider.admitted = provider.anchored = False  # whatever comes back may be something else
+            case WrongChain():
+                self._heads.forget(provider)
+            case Pruned() if from_block is not None:
+                member.pruned(error, from_block, now)
             case _:
                 pass
+        if rest_after(error, 1) is None:  # it refuses this question, and so lives
+            self._note_alive(member, started)
+        elif member.breaker.fail(now, started, error):
+            rest_s = round(member.breaker.resting_s(now), 1)
+            log.info("provider_failed", host=provider.host, why=member.last_error, resting_s=rest_s)
 
-    def _all_closed(self) -> ProviderError:
-        until, error = min(self._closed.values(), key=lambda closed: closed[0])
-        if isinstance(error, RateLimited):
-            return RateLimited(error.host, error.text, max(0.0, until - self._clock()))
-        return error
+    def _note_success(self, member: Member, started: float, from_block: int | None) -> None:
+        member.latency.observe(self._clock() - started)
+        member.lost = 0
+        if from_block is not None:
+            member.has(from_block)
+        self._note_alive(member, started)
 
-    async def _admit(self, provider: Provider) -> None:
-        """Let a provider's answers count only after it showed the right chain, and that it is in sync (fault F5)."""
-        if not provider.admitted and self.expected_chain is not None:
-            found, syncing = await identity(provider)
-            if found != self.expected_chain:
-                raise WrongChain(provider.host, f"serves chain {found}, not {self.expected_chain}")
-            if syncing:
-                raise WrongChain(provider.host, "is still syncing")
-            provider.admitted = True
-        if not provider.anchored and self.anchor is not None:
-            # One answer alone condemns nobody: behind one address may stand several nodes.
-            if not (await _has(provider, self.anchor) or await _has(provider, self.anchor)):
-                raise OtherBranch(
-                    provider.host, f"has another block {self.anchor.number} than the one that is final here"
-                )
-            provider.anchored = True
+    def _note_alive(self, member: Member, started: float) -> None:
+        if member.breaker.succeed(started):
+            log.info("provider_recovered", host=member.provider.host)
 
-
-async def _has(provider: Provider, block: BlockRef) -> bool:
-    answer = await provider.call(Call("eth_getBlockByNumber", [hex(block.number), False], HEADER))
-    if answer is None:
-        raise PastHead(provider.host, f"does not have block {block.number}, which is final here")
-    try:
-        return codec.header(answer).ref.hash == block.hash
-    except ValueError as error:
-        raise Inconsistent(provider.host, f"a malformed header: {error}") from error
-
-
-async def identity(provider: Provider) -> tuple[int, bool]:
-    """Ask a provider for its chain id and whether it is still syncing. Raises ProviderError."""
-    calls: list[Call[Any]] = [Call("eth_chainId", [], QUANTITY), Call("eth_syncing", [], ANY_JSON)]
-    chain_id, syncing = await provider.batch(calls)
-    if isinstance(chain_id, ProviderError):
-        raise chain_id
-    try:
-        found = quantity(chain_id)
-    except ValueError as error:
-        raise Inconsistent(provider.host, "answered eth_chainId with something malformed") from error
-    return found, isinstance(syncing, dict)  # false, or an error where the method is not served
-
-
-async def _outcome(provider: Provider) -> tuple[int, bool] | ProviderError:
-    try:
-        return await identity(provider)
-    except ProviderError as error:
-        return error
-
-
-def _worth_a_wait(error: BaseException) -> bool:
-    match error:
-        case TimedOut():
-            return False  # each try costs the whole time-out; smaller questions are better
-        case RateLimited():
-            return error.retry_after_s is None or error.retry_after_s <= MAX_WAIT_S
-        case _:
-            return isinstance(error, Transport)
-
-
-def _verdict(errors: Sequence[ProviderError]) -> ProviderError:
-    """Choose what to report of a round in which all failed: what may pass by waiting, else the last word."""
-    return next((error for error in errors if _worth_a_wait(error)), errors[-1])
+    def _note_lost(self, member: Member, seconds: float) -> None:
+        """Let a provider rest whose answers others outrun again and again."""
+        member.latency.observe(seconds)
+        member.lost += 1
+        if member.lost >= LOST_RACES:
+            now = self._clock()
+            self._note(member, TimedOut(member.provider.host, f"no answer after {seconds:.1f} s"), now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import aiohttp
 import msgspec
 
 from indexer.chain.codec import ENVELOPES, Envelope, ErrorJson
+from indexer.chain.pace import Pace
 from indexer.chain.refusals import (
     RANGE_METHODS,
     BatchLimit,
@@ -69,6 +71,7 @@ class Provider:
         self.span_cap: int | None = None  # blocks a getLogs, where the provider has a rule
         self.max_addresses: int | None = None
         self.log_times = True  # blockTimestamp of its logs can be relied on
+        self.pace = Pace()
         self.requests = 0  # HTTP requests sent so far
         self.admitted = False  # showed the right chain id since it last was away
         self.anchored = False  # likewise, showed that it is on the chain that we hold
@@ -196,6 +199,8 @@ class Provider:
     async def _post(self, body: bytes, calls: Sequence[Call[T]]) -> _Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
+        if wait_s := self.pace.reserve(time.monotonic(), len(calls)):
+            await asyncio.sleep(wait_s)
         self.requests += 1
         try:
             async with self._session.post(self._url, data=body, headers=_HEADERS) as response:

@@ -82,7 +82,11 @@ class PastHead(ProviderError):
 
 
 class Pruned(ProviderError):
-    """The node has dropped the history or state asked for."""
+    """The node has dropped the history or state asked for; `lowest` is the first block it has, where it says so."""
+
+    def __init__(self, host: str, text: str, lowest: int | None = None) -> None:
+        super().__init__(host, text)
+        self.lowest = lowest
 
 
 class RateLimited(ProviderError):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeVar
 
 from indexer.chain import checks, codec
+from indexer.chain.admission import identity
 from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
 from indexer.chain.doorbell import Doorbell
-from indexer.chain.pool import Pool, identity
+from indexer.chain.pool import Pool
 from indexer.chain.provider import REQUEST_TIMEOUT_S, Call, Provider
 from indexer.chain.refusals import (
     AddressLimit,
@@ -23,6 +24,7 @@ from indexer.chain.refusals import (
     TimedOut,
     TooManyResults,
 )
+from indexer.chain.survey import heads_calls
 from indexer.core.ranges import halves
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof, RawLog
 
@@ -83,7 +85,6 @@ class Source:
         self.pool = pool
         self.bell = bell or Doorbell()
         self.proof = checks.HeaderProof(enabled=proof != "off")
-        self._finalized: int | None = None
 
     @classmethod
     def open(cls, urls: Sequence[str], *, proof: Proof = "logs", timeout_s: float = REQUEST_TIMEOUT_S) -> Self:
@@ -142,21 +143,26 @@ class Source:
         return await self.pool.run(lambda provider: provider.call(call)) not in {"0x", ""}
 
     async def tip(self) -> Tip:
-        """Ask for the newest and the final block in one HTTP request; neither is promised never to go back."""
+        """Ask for the newest and the final block in one HTTP request; neither is promised never to go back.
+
+        All providers are heard before the first answer, and in the background from then on: a provider that is
+        behind is asked late, and one that lies cannot make final what is not.
+        """
+        await self.pool.watch()
         return await self.pool.run(self._tip_of)
 
     async def _tip_of(self, provider: Provider) -> Tip:
-        latest, final = await provider.batch([_by_number("latest"), _by_number("finalized")])
+        latest, final = await provider.batch(heads_calls())
         head = self._header(provider, latest)
         if head is None:
             raise Inconsistent(provider.host, "has no latest block")
         if isinstance(final, (RateLimited, Billing)):
             raise final
         known = None if isinstance(final, ProviderError) else self._header(provider, final)
-        if known is not None:
-            self._finalized = known.ref.number
-        # Where the tag was served before, one bad answer does not mean that it is not served.
-        return Tip(head.ref, None if self._finalized is None else min(self._finalized, head.ref.number))
+        self.pool.hear(provider, head.ref, None if known is None else known.ref.number)
+        if self.pool.is_absurd(provider):
+            raise Inconsistent(provider.host, f"claims a head, {head.ref.number}, that no other provider comes near")
+        return Tip(head.ref, self.pool.finalized(head.ref.number))
 
     async def block(self, number: int) -> BlockRef | None:
         """Return the canonical block of that number; None where no provider has one."""
