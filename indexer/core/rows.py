@@ -126,6 +126,11 @@ class RowBuilder:
         self._contracts = _contracts(deployments)
         self._agents: dict[tuple[bytes, int], UUID] = {}
 
+    @property
+    def addresses(self) -> frozenset[bytes]:
+        """Every contract whose logs can be given."""
+        return frozenset(self._contracts)
+
     def build(self, logs: Iterable[RawLog]) -> Rows:
         """Return the rows of whole blocks of logs, which are in chain order."""
         rows = Rows()

@@ -1,68 +1,44 @@
-"""The ledger decoded and projected anew, in a shadow beside the live tables, and what differs between the two.
-
-The shadow is a set of temporary tables that bear the names of the live ones. The search path leads to them alone, so
-the same projections run over them as over the live tables, and can reach nothing else.
-"""
+"""The projections computed anew from the stored logs: reported by `verify`, merged by `reindex --rebuild`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from hashlib import sha256
-from itertools import pairwise
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import asyncpg
-import msgspec
 
-from indexer.core.rows import COLUMNS, TYPED_TABLES, RowBuilder, Rows
-from indexer.core.types import Deployment, RawLog
-from indexer.store import projections
-from indexer.store.database import SCHEMA, Connection
+from indexer.core.rows import RowBuilder
+from indexer.core.types import Deployment
+from indexer.errors import SettingsError
+from indexer.store.comparing import WHOLE_ROW, Difference, note_differences, shortened, tell_differences
+from indexer.store.database import SCHEMA, Connection, Database
 from indexer.store.queries import queries
-from indexer.store.writer import copy_rows
+from indexer.store.shadow import LAST_BLOCK, SLICE_LOGS, ContractsChanged, Reached, Shadow
 
-WHOLE_ROW: Final = "(row)"  # stands for the column where a row is missing or should not be there
-SHADOW_TABLES: Final = (*TYPED_TABLES, *projections.STATE_TABLES, "chain_totals")
+MAX_TOLD: Final = 1000
+"""Differences of a chain that are told; the first ones say what is wrong."""
 
-_SHADOW_SCHEMA: Final = "pg_temp"
-# Of the ledger the projections read these alone; raw data need not be copied.
-_LOG_COLUMNS: Final = (
-    "chain_id", "block_number", "log_index", "block_timestamp", "agent_uuid", "agent_id", "address", "tx_hash",
-)  # fmt: skip
-_SLICE_LOGS: Final = 10_000  # some 10 MB of objects and a few statements of a tenth of a second
-_SLICE_BYTES: Final = 32 << 20  # of raw data: a single log may carry megabytes
-_MAX_SHOWN: Final = 300  # characters of a value in a report; a URI may have megabytes
-# What the ledger holds beside raw data; the time is compared as well, for it has whole seconds.
-_DECODED: Final = ("block_timestamp", "agent_uuid", "agent_id", "event", "event_version", "args", "defect")
-_POSITION: Final = {column: position for position, column in enumerate(COLUMNS["logs"])}
-# Rows of chains that nobody knows show up at every chain: no chain's shadow would miss them.
-_COMPARE: Final = """
-    SELECT to_jsonb(s)::text AS stored, to_jsonb(r)::text AS expected
-    FROM (SELECT * FROM {schema}.{table} WHERE chain_id = $1
-             OR chain_id NOT IN (SELECT c.chain_id FROM {schema}.chains c)) s
-    FULL JOIN pg_temp.{table} r USING ({key})
-    WHERE s IS DISTINCT FROM r
-    LIMIT $2
+_REMOVE: Final = "DELETE FROM {schema}.{table} t USING pg_temp.differing_{table} d WHERE ({stored}) = ({noted})"
+_INSERT: Final = """
+    INSERT INTO {schema}.{table} ({columns})
+    SELECT {columns} FROM pg_temp.{table} JOIN pg_temp.differing_{table} USING ({key})
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A stored value that is not what the ledger, or a contract, says.
+class _LedgerMoved(Exception):
+    """Logs that were read already have changed meanwhile; nothing was written."""
 
-    `column` is WHOLE_ROW, and one of the values None, where a row is missing or should not be there. Long values are
-    cut, with their length and a hash.
+
+class Rebuilt(NamedTuple):
+    """What a rebuild did.
+
+    `rows` were compared. `differences` are at most as many as asked for; contradictions within raw data come first,
+    which only fetching again can put right. `merged` rows of the tables were written anew, or removed.
     """
 
-    table: str
-    key: str
-    column: str
-    stored: str | None
-    expected: str | None
+    rows: int
+    differences: list[Difference]
+    merged: int
 
 
 async def stored_deployments(connection: Connection, chain_id: int) -> list[Deployment]:
@@ -85,196 +61,148 @@ async def shadow_differences(
     chain_id: int,
     builder: RowBuilder,
     *,
-    limit: int = 1000,
-    reached: Callable[[int], None] = lambda _: None,
+    limit: int = MAX_TOLD,
+    reached: Reached = lambda _: None,
 ) -> tuple[int, list[Difference]]:
     """Compute the chain's rows anew from its ledger; return how many were compared, and at most `limit` differences.
 
     Wants a transaction of one snapshot, which is as before afterwards. Writes nothing: once the shadow stands, the
-    server itself refuses to. Raw data of the ledger is taken as it is, but for what contradicts itself. `reached` is
-    told the last block of each slice.
+    server itself refuses to. Raw data of the ledger is taken as it is, but for what contradicts itself.
     """
     attempt = connection.transaction()
     await attempt.start()
     try:
-        await connection.execute(queries()["shadow_settings"])
-        keys = await _create_shadow(connection)
+        shadow = await Shadow.make(connection, chain_id, builder, limit)
         await connection.execute("SET TRANSACTION READ ONLY")
-        ledger_rows, found = await _fill(connection, chain_id, builder, limit, reached)
-        rows, different = await _compare(connection, chain_id, keys, limit)
+        await shadow.fill(LAST_BLOCK, reached)
+        return await _differences(connection, chain_id, shadow, limit)
     finally:
         await attempt.rollback()
-    return ledger_rows + rows, [*found, *different][:limit]
 
 
-async def _create_shadow(connection: Connection) -> dict[str, list[str]]:
-    """Make the temporary tables and lead the search path to them; return each table's primary key."""
-    rows = await connection.fetch(queries()["primary_keys"], SCHEMA, list(SHADOW_TABLES))
-    keys: dict[str, list[str]] = {row["table_name"]: row["columns"] for row in rows}
-    tables = [
-        f"CREATE TEMP TABLE {table} (LIKE {SCHEMA}.{table} INCLUDING DEFAULTS INCLUDING GENERATED, "
-        f"PRIMARY KEY ({', '.join(key)})) ON COMMIT DROP"
-        for table, key in keys.items()
-    ]
-    await connection.execute(";".join([queries()["shadow_ledger"], *tables, queries()["shadow_indexes"]]))
-    await connection.execute(f"SET LOCAL search_path = {_SHADOW_SCHEMA}")
-    return keys
+async def rebuild(
+    database: Database,
+    chain_id: int,
+    builder: RowBuilder,
+    *,
+    reached: Reached = lambda _: None,
+    limit: int = MAX_TOLD,
+) -> Rebuilt:
+    """Compute the chain's rows anew from its ledger and write those that differ, in one transaction.
+
+    Needs no lease and may run beside a daemon: commits go on while the ledger is read, and wait from the comparison
+    on. Where read logs were taken back or replaced meanwhile it begins again, and then lets nobody write. `builder`
+    must know the chain's contracts as stored. Raises StoreUnavailable, SettingsError for an unknown chain, or
+    ContractsChanged; then nothing was written.
+    """
+    try:
+        return await _rebuild(database, chain_id, builder, reached, limit, alone=False)
+    except _LedgerMoved:
+        return await _rebuild(database, chain_id, builder, reached, limit, alone=True)
 
 
-async def _fill(
-    connection: Connection, chain_id: int, builder: RowBuilder, limit: int, reached: Callable[[int], None]
+async def _rebuild(
+    database: Database, chain_id: int, builder: RowBuilder, reached: Reached, limit: int, *, alone: bool
+) -> Rebuilt:
+    async with database.transaction() as connection:
+        if alone:
+            await _lock(connection, chain_id)
+        begun = await _chain(connection, chain_id)
+        shadow = await Shadow.make(connection, chain_id, builder, limit)
+        if not alone:
+            await _follow(connection, chain_id, shadow, reached)
+            await _lock(connection, chain_id)
+        await connection.execute(queries()["rebuild_patience"])
+        chain = await _chain(connection, chain_id)
+        await _expect_unmoved(connection, chain_id, shadow, begun, chain)
+        await shadow.fill(LAST_BLOCK, reached)
+        rows, differences = await _differences(connection, chain_id, shadow, limit)
+        merged = await _merge(connection, shadow.keys)
+        if merged:
+            await _announce(connection, chain_id, chain)
+    return Rebuilt(rows, differences, merged)
+
+
+async def _lock(connection: Connection, chain_id: int) -> None:
+    await connection.execute(queries()["rebuild_lock"], chain_id)
+
+
+async def _chain(connection: Connection, chain_id: int) -> asyncpg.Record:
+    chain = await connection.fetchrow(queries()["rebuild_chain"], chain_id)
+    if chain is None:
+        raise SettingsError(f"chain {chain_id} is not in this database: `run` indexes it first")
+    return chain
+
+
+async def _follow(connection: Connection, chain_id: int, shadow: Shadow, reached: Reached) -> None:
+    """Bring in what is settled while others write, until less than a slice of it came meanwhile."""
+    while True:
+        chain = await _chain(connection, chain_id)
+        if await shadow.fill(chain["settled_block"], reached) < SLICE_LOGS:
+            return
+
+
+async def _expect_unmoved(
+    connection: Connection, chain_id: int, shadow: Shadow, begun: asyncpg.Record, chain: asyncpg.Record
+) -> None:
+    """Raise _LedgerMoved where the shadow holds what is not there any more, or lacks what was put below its end.
+
+    Rollbacks that took back nothing of it do not matter; every other rewrite does.
+    """
+    rewritten = chain["rewrites"] - chain["reorgs"] != begun["rewrites"] - begun["reorgs"]
+    bounds = (chain_id, begun["cursor"], shadow.last_block)
+    if rewritten or await connection.fetchval(queries()["taken_back"], *bounds):
+        raise _LedgerMoved
+    if await connection.fetchval(queries()["contracts_changed"], chain_id):
+        raise ContractsChanged(f"chain {chain_id}: its contracts changed while its logs were read; run it again")
+
+
+async def _differences(
+    connection: Connection, chain_id: int, shadow: Shadow, limit: int
 ) -> tuple[int, list[Difference]]:
-    """Bring the whole ledger into the shadow, slice by slice; return its rows and what they contradict."""
-    known = {row["address"] for row in await connection.fetch(queries()["shadow_addresses"], chain_id)}
-    found: list[Difference] = []
-    count, analyzed, after = 0, 0, -1
-    while (last := await _slice_end(connection, chain_id, after)) is not None:
-        stored = await connection.fetch(queries()["ledger_slice"], chain_id, after, last)
-        readable = [row for row in stored if row["address"] in known]
-        rows = builder.build(_raw_log(row) for row in readable)
-        if len(found) < limit:
-            found += _strangers(stored, known)
-            found += _contradictions(stored)
-            found += _decoded_otherwise(readable, rows)
-        await _extend(connection, chain_id, after + 1, last, rows)
-        count, after = count + len(stored), last
-        reached(last)
-        if count >= 2 * analyzed:  # nobody else analyzes temporary tables
-            await connection.execute("ANALYZE " + ", ".join(f"pg_temp.{table}" for table in ("logs", *SHADOW_TABLES)))
-            analyzed = count
-    await connection.execute(queries()["level_totals"], chain_id)
-    return count, found
+    rows = await note_differences(connection, chain_id, shadow.keys)
+    told = await tell_differences(connection, shadow.keys, limit)
+    return shadow.logs + rows, [*shadow.doubts, *told][:limit]
 
 
-async def _slice_end(connection: Connection, chain_id: int, after: int) -> int | None:
-    """Return the last block of the next slice of whole blocks; None at the ledger's end."""
-    bounds = (chain_id, after, _SLICE_LOGS, _SLICE_BYTES)
-    last: int | None = await connection.fetchval(queries()["ledger_slice_end"], *bounds)
-    return last
-
-
-async def _extend(connection: Connection, chain_id: int, first: int, last: int, rows: Rows) -> None:
-    """Do in the shadow what the writer does with a batch."""
-    positions = [_POSITION[column] for column in _LOG_COLUMNS]
-    slim = [tuple(row[position] for position in positions) for row in rows["logs"]]
-    await connection.copy_records_to_table("logs", records=slim, columns=_LOG_COLUMNS, schema_name=_SHADOW_SCHEMA)
-    filled = [table for table in COLUMNS if rows[table]]
-    for table in filled:
-        if table != "logs":
-            await copy_rows(connection, table, rows, schema=_SHADOW_SCHEMA)
-    if rows.undecodable:
-        await connection.execute(queries()["count_undecodable"], chain_id, rows.undecodable)
-    await projections.extend(connection, chain_id, first, last, filled)
-
-
-def _raw_log(row: asyncpg.Record) -> RawLog:
-    topics: bytes = row["topics"]
-    return RawLog(
-        block_number=row["block_number"],
-        log_index=row["log_index"],
-        block_hash=row["block_hash"],
-        tx_hash=row["tx_hash"],
-        tx_index=row["tx_index"],
-        address=row["address"],
-        topics=tuple(topics[start : start + 32] for start in range(0, len(topics), 32)),
-        data=row["data"],
-        timestamp=int(row["block_timestamp"].timestamp()),
-    )
-
-
-def _strangers(stored: Iterable[asyncpg.Record], known: set[bytes]) -> Iterator[Difference]:
-    """Find logs of contracts that were never configured: nothing can be decoded of them."""
-    for row in stored:
-        if row["address"] not in known:
-            yield Difference("logs", _key_of_log(row), "address", _shown(row["address"]), None)
-
-
-def _contradictions(stored: Sequence[asyncpg.Record]) -> Iterator[Difference]:
-    """Find neighbours of one block, or one transaction, that do not agree on what they share."""
-    for before, row in pairwise(stored):
-        if before["block_number"] != row["block_number"]:
-            continue
-        same_transaction = before["tx_index"] == row["tx_index"]
-        shared = ("block_hash", "block_timestamp", "tx_hash") if same_transaction else ("block_hash", "block_timestamp")
-        for column in shared:
-            if row[column] != before[column]:
-                yield Difference("logs", _key_of_log(row), column, _shown(row[column]), _shown(before[column]))
-
-
-def _decoded_otherwise(readable: Iterable[asyncpg.Record], rows: Rows) -> Iterator[Difference]:
-    """Find what the ledger says of a log beside its raw data, and decoding it today does not."""
-    for held, new in zip(readable, rows["logs"], strict=True):
-        for column in _DECODED:
-            stored, expected = held[column], new[_POSITION[column]]
-            if stored != expected and not (column == "args" and _same_json(stored, expected)):
-                yield Difference("logs", _key_of_log(held), column, _shown(stored), _shown(expected))
-
-
-def _same_json(stored: object, expected: object) -> bool:
-    if not isinstance(stored, str) or not isinstance(expected, str):
-        return False
-    return bool(msgspec.json.decode(stored) == msgspec.json.decode(expected))
-
-
-def _key_of_log(row: asyncpg.Record) -> str:
-    return f"block_number={row['block_number']} log_index={row['log_index']}"
-
-
-async def _compare(
-    connection: Connection, chain_id: int, keys: Mapping[str, Sequence[str]], limit: int
-) -> tuple[int, list[Difference]]:
-    """Hold every live table against its shadow; return the rows of the shadow and what differs."""
-    found: list[Difference] = []
-    count = 0
+async def _merge(connection: Connection, keys: Mapping[str, Sequence[str]]) -> int:
+    """Bring the rows that were noted to what the shadow says; return how many. Other rows are not touched."""
+    columns = await connection.fetch(queries()["table_columns"], SCHEMA, list(keys))
+    written: dict[str, list[str]] = {row["table_name"]: row["columns"] for row in columns}
+    merged = _count(await connection.execute(queries()["merge_logs"]))
     for table, key in keys.items():
-        count += await connection.fetchval(f"SELECT count(*) FROM pg_temp.{table}")  # noqa: S608 - names are ours
-        statement = _COMPARE.format(schema=SCHEMA, table=table, key=", ".join(key))
-        for row in await connection.fetch(statement, chain_id, limit):
-            found += _row_differences(table, key, _loaded(row["stored"]), _loaded(row["expected"]))
-    return count, found
+        noted: int = await connection.fetchval(f"SELECT count(*) FROM pg_temp.differing_{table}")  # noqa: S608 - ours
+        if noted:
+            stored, differing = (", ".join(f"{side}.{column}" for column in key) for side in ("t", "d"))
+            names = {"schema": SCHEMA, "table": table, "key": ", ".join(key), "columns": ", ".join(written[table])}
+            await connection.execute(_REMOVE.format(**names, stored=stored, noted=differing))
+            await connection.execute(_INSERT.format(**names))
+        merged += noted
+    return merged
 
 
-def _loaded(row: str | None) -> dict[str, object] | None:
-    if row is None:
-        return None
-    loaded: dict[str, object] = json.loads(row, parse_float=Decimal)
-    return loaded
+def _count(status: str) -> int:
+    """Return the rows of a command tag such as `UPDATE 5`."""
+    return int(status.rpartition(" ")[2])
 
 
-def _row_differences(
-    table: str, key: Sequence[str], stored: dict[str, object] | None, expected: dict[str, object] | None
-) -> Iterator[Difference]:
-    either = stored or expected or {}
-    name = " ".join(f"{column}={_shown(either[column])}" for column in key if column != "chain_id" or len(key) == 1)
-    if stored is None or expected is None:
-        yield Difference(table, name, WHOLE_ROW, _shown(stored), _shown(expected))
-        return
-    for column, value in stored.items():
-        if value != expected[column]:
-            yield Difference(table, name, column, _shown(value), _shown(expected[column]))
+async def _announce(connection: Connection, chain_id: int, chain: asyncpg.Record) -> None:
+    """Have the publisher look at all agents of the chain again, and who reads its rows read them again."""
+    cursor: int = chain["cursor"] + 1
+    first, last = min(chain["start_block"], chain["checkpoint_block"]), chain["checkpoint_block"]
+    change = (chain_id, cursor, "refresh", first, last, chain["checkpoint_hash"])
+    await connection.execute(queries()["announce"], *change)
+    await connection.execute(queries()["mark_rewritten"], chain_id, cursor)
+    await connection.execute(queries()["notify"], f"{chain_id}:{cursor}")
 
 
-def _shown(value: object) -> str | None:
-    """Return a value as text: bytes as hex, whole rows as JSON, the long ones cut."""
-    match value:
-        case None:
-            return None
-        case bytes():
-            text = f"0x{value.hex()}"
-        case bool():
-            text = str(value).lower()
-        case datetime():
-            text = value.isoformat()
-        case dict():
-            text = json.dumps(value, default=str, ensure_ascii=False)
-        case _:
-            text = str(value)
-    return shortened(text)
-
-
-def shortened(text: str) -> str:
-    """Cut a long text; its length and hash stay, so that two that begin alike can be told apart."""
-    if len(text) <= _MAX_SHOWN:
-        return text
-    digest = sha256(text.encode()).hexdigest()[:16]
-    return f"{text[:_MAX_SHOWN]}… ({len(text)} characters, sha256 {digest}…)"
+__all__ = [
+    "WHOLE_ROW",
+    "ContractsChanged",
+    "Difference",
+    "Rebuilt",
+    "rebuild",
+    "shadow_differences",
+    "shortened",
+    "stored_deployments",
+]

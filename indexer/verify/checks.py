@@ -12,9 +12,10 @@ from indexer.core.decode import Decoder
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId
 from indexer.errors import SettingsError
+from indexer.store.comparing import Difference
 from indexer.store.database import Connection, Database
 from indexer.store.queries import queries
-from indexer.store.rebuild import Difference, shadow_differences, stored_deployments
+from indexer.store.rebuild import shadow_differences, stored_deployments
 from indexer.verify.asking import NO_BLOCK, NO_RPC, Answers, Caller, ask, leave_unasked
 from indexer.verify.sampling import questions_of
 

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import asyncpg
 
+from indexer.store.comparing import shortened
 from indexer.store.database import Connection
 from indexer.store.queries import queries
-from indexer.store.rebuild import shortened
 from indexer.verify.views import (
     AGENT_WALLET,
     FEEDBACK,

@@ -3,7 +3,7 @@
 SELECT address, kind, identity FROM registries WHERE chain_id = $1 ORDER BY active DESC, position, kind, address;
 
 -- name: shadow_addresses
-SELECT DISTINCT address FROM registries WHERE chain_id = $1;
+SELECT DISTINCT address FROM pg_temp.registries WHERE chain_id = $1;
 
 -- name: primary_keys
 SELECT t.relname AS table_name,
@@ -24,12 +24,15 @@ SET LOCAL TimeZone = 'UTC';
 SET LOCAL jit = off;
 
 -- name: shadow_ledger
--- Of the ledger, what the projections read: raw data need not be copied.
+-- Of the ledger, what the projections read: raw data need not be copied. `differing_logs` takes what decodes otherwise.
 CREATE TEMP TABLE registries ON COMMIT DROP AS TABLE erc8004_data.registries;
 CREATE TEMP TABLE logs ON COMMIT DROP AS
     SELECT chain_id, block_number, log_index, block_timestamp, agent_uuid, agent_id, address, tx_hash
     FROM erc8004_data.logs WITH NO DATA;
-ALTER TABLE pg_temp.logs ADD PRIMARY KEY (chain_id, block_number, log_index)
+ALTER TABLE pg_temp.logs ADD PRIMARY KEY (chain_id, block_number, log_index);
+CREATE TEMP TABLE differing_logs ON COMMIT DROP AS
+    SELECT chain_id, block_number, log_index, block_timestamp, agent_uuid, agent_id, event, event_version, args, defect
+    FROM erc8004_data.logs WITH NO DATA
 
 -- name: shadow_indexes
 -- Beside the primary keys, what the projections look up.
@@ -38,13 +41,13 @@ CREATE INDEX ON pg_temp.feedback (agent_uuid, block_number, log_index) WHERE sta
 CREATE INDEX ON pg_temp.validation_requests (request_hash)
 
 -- name: ledger_slice_end
--- The last block of at most $3 logs and $4 bytes after block $2, yet one block at least; null where there is none.
+-- The last block of at most $3 logs and $4 bytes after block $2, yet one block at least; null where there is none up to $5.
 SELECT coalesce(max(s.block_number) FILTER (WHERE s.bytes <= $4), min(s.block_number))
 FROM (
     SELECT l.block_number, sum(l.size) OVER (ORDER BY l.block_number, l.log_index) AS bytes
     FROM (
         SELECT block_number, log_index, octet_length(data) AS size FROM erc8004_data.logs
-        WHERE chain_id = $1 AND block_number > $2
+        WHERE chain_id = $1 AND block_number > $2 AND block_number <= $5
         ORDER BY block_number, log_index LIMIT $3
     ) l
 ) s;

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 import pytest
+from altering import columns_of, ghosts, ledger_of, losses, one_column_each
 from eth_abi.abi import encode
 from ledger import CHAIN_ID, Ledger, decoder
 from simulator.chain import SimChain
@@ -24,40 +24,13 @@ from indexer.demo.anvil import anvil, find_anvil
 from indexer.demo.contracts import deploy
 from indexer.demo.traffic import Traffic
 from indexer.errors import RpcError, SettingsError
-from indexer.store import rebuild
+from indexer.store.comparing import WHOLE_ROW, Difference
 from indexer.store.database import Connection, Database
-from indexer.store.rebuild import SHADOW_TABLES, WHOLE_ROW, Difference, shadow_differences, stored_deployments
+from indexer.store.rebuild import shadow_differences, stored_deployments
+from indexer.store.shadow import SHADOW_TABLES
 from indexer.verify import Caller, VerifyDocument, asking, exit_code, verify
 from indexer.verify.sampling import OLD_FORM, PARTIAL
 from indexer.verify.views import GET_VERSION
-
-# How to make another value of the same type, of any value and of null.
-_OTHER = {
-    "bigint": "coalesce({c}, 0) + 1000000000",
-    "integer": "coalesce({c}, 0) + 1000000",
-    "smallint": "coalesce({c}, 0) + 100",
-    "numeric": "coalesce({c}, 0) + 1",
-    "text": "coalesce({c}, '') || '!'",
-    "bytea": "coalesce({c}, '') || '\\x01'",
-    "boolean": "NOT {c}",
-    "uuid": "md5({c}::text)::uuid",
-    "timestamp with time zone": "coalesce({c}, now()) + interval '1 second'",
-    "date": "{c} + 400",
-}
-
-
-async def ledger_of(database: Database, *, seed: int = 0, blocks: int = 24) -> Ledger:
-    """Index a random history, with a reorg on the way."""
-    workload, random = Workload(seed), Random(seed)
-    chain = SimChain(seed=seed)
-    for _ in range(blocks):
-        chain.mine(workload.block())
-    ledger = await Ledger.open(database)
-    await ledger.index(chain, (10,))
-    depth = random.randrange(1, blocks)
-    await ledger.rollback(chain.reorg(depth, [workload.block() for _ in range(depth + 1)]))
-    await ledger.index(chain, (5,))
-    return ledger
 
 
 async def shadow(connection: Connection) -> list[Difference]:
@@ -90,24 +63,6 @@ def places(document: VerifyDocument) -> set[tuple[Any, Any]]:
     return {(one["table"], one["column"]) for chain in document["chains"] for one in chain["differences"]}
 
 
-async def columns_of(connection: Connection) -> dict[str, list[tuple[str, str, bool]]]:
-    """Return name, type and whether it belongs to the key of every column that can be altered."""
-    rows = await connection.fetch(
-        """
-        SELECT c.table_name, c.column_name, c.data_type, k.column_name IS NOT NULL AS is_key
-        FROM information_schema.columns c
-        LEFT JOIN information_schema.key_column_usage k USING (table_schema, table_name, column_name)
-        WHERE c.table_schema = 'erc8004_data' AND c.table_name = ANY ($1) AND c.is_generated = 'NEVER'
-        ORDER BY c.table_name, c.ordinal_position
-        """,
-        list(SHADOW_TABLES),
-    )
-    found: dict[str, list[tuple[str, str, bool]]] = {}
-    for row in rows:
-        found.setdefault(row["table_name"], []).append((row["column_name"], row["data_type"], row["is_key"]))
-    return found
-
-
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_the_writer_wrote_verifies(database: Database, seed: int) -> None:
     await ledger_of(database, seed=seed)
@@ -122,8 +77,8 @@ async def test_what_the_writer_wrote_verifies(database: Database, seed: int) -> 
 
 async def test_slices_of_any_size_give_the_same_shadow(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     await ledger_of(database)
-    monkeypatch.setattr(rebuild, "_SLICE_LOGS", 20)
-    monkeypatch.setattr(rebuild, "_SLICE_BYTES", 9_000)
+    monkeypatch.setattr("indexer.store.shadow.SLICE_LOGS", 20)
+    monkeypatch.setattr("indexer.store.shadow._SLICE_BYTES", 9_000)
 
     assert (await run(database))["differences"] == 0
 
@@ -154,15 +109,9 @@ async def test_every_altered_value_is_found_by_table_and_column(database: Databa
     async with database.transaction(snapshot=True) as connection:
         columns = await columns_of(connection)
         assert set(columns) == set(SHADOW_TABLES)
-        for turn in range(max(map(len, columns.values()))):
-            chosen = {table: found[turn] for table, found in columns.items() if turn < len(found)}
-            statements = [
-                f"UPDATE {table} SET {column} = {_OTHER[kind].format(c=column)} "
-                f"WHERE ctid = (SELECT max(ctid) FROM {table})"
-                for table, (column, kind, _) in chosen.items()
-            ]
+        for chosen, statements in one_column_each(columns):
             async with altered(connection, *statements) as found:
-                expected = {(table, WHOLE_ROW if is_key else column) for table, (column, _, is_key) in chosen.items()}
+                expected = {(table, WHOLE_ROW if one.is_key else one.name) for table, one in chosen.items()}
                 assert expected <= found
                 assert {table for table, _ in found} == set(chosen)
 
@@ -170,15 +119,8 @@ async def test_every_altered_value_is_found_by_table_and_column(database: Databa
 async def test_a_row_that_is_gone_or_too_many_is_found_in_every_table(database: Database) -> None:
     await ledger_of(database)
     async with database.transaction(snapshot=True) as connection:
-        extra, gone = [], []
-        for table, columns in (await columns_of(connection)).items():
-            key = next(name for name, _, is_key in reversed(columns) if is_key)
-            names = [name for name, _, _ in columns]
-            values = [_OTHER[kind].format(c=name) if name == key else name for name, kind, _ in columns]
-            extra.append(f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table} LIMIT 1")
-            gone.append(f"DELETE FROM {table} WHERE ctid = (SELECT max(ctid) FROM {table})")
-
-        for statements in (extra, gone):
+        columns = await columns_of(connection)
+        for statements in (ghosts(columns), losses(columns)):
             async with altered(connection, *statements) as found:
                 assert found == {(table, WHOLE_ROW) for table in SHADOW_TABLES}
 

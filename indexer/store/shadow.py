@@ -1,0 +1,197 @@
+"""The shadow: temporary tables that bear the names of the live ones, filled anew from the stored logs.
+
+While they are filled the search path leads to them alone, so the same projections run over them as over the live
+tables, and can reach nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final, Self
+
+import asyncpg
+import msgspec
+
+from indexer.core.rows import COLUMNS, TYPED_TABLES, Row, RowBuilder, Rows
+from indexer.core.types import RawLog
+from indexer.errors import Retryable
+from indexer.store import projections
+from indexer.store.comparing import DECODED, LOG_KEY, Difference, shown
+from indexer.store.database import SCHEMA, Connection
+from indexer.store.queries import queries
+from indexer.store.writer import copy_rows
+
+SHADOW_TABLES: Final = (*TYPED_TABLES, *projections.STATE_TABLES, "chain_totals")
+SLICE_LOGS: Final = 10_000  # some 10 MB of objects and a few statements of a tenth of a second
+LAST_BLOCK: Final = 2**63 - 1
+
+_SLICE_BYTES: Final = 32 << 20  # of raw data: a single log may carry megabytes
+_SHADOW_SCHEMA: Final = "pg_temp"
+# Of the ledger the projections read these alone; raw data need not be copied.
+_LOG_COLUMNS: Final = (*LOG_KEY, "block_timestamp", "agent_uuid", "agent_id", "address", "tx_hash")
+_POSITION: Final = {column: position for position, column in enumerate(COLUMNS["logs"])}
+
+Reached = Callable[[int], None]
+"""Told the last block of each slice."""
+
+
+class ContractsChanged(Retryable):
+    """The chain has other contracts now than those that its logs were to be read for; nothing was written."""
+
+
+class Shadow:
+    """What one chain's tables should hold, as far as the ledger was read.
+
+    `doubts` are raw data that cannot be right, at most `limit` and some more; they are taken as they are.
+    """
+
+    def __init__(self, connection: Connection, chain_id: int, builder: RowBuilder, limit: int) -> None:
+        self._connection = connection
+        self._chain_id = chain_id
+        self._builder = builder
+        self._limit = limit
+        self._known: frozenset[bytes] = frozenset()
+        self._analyzed = 0
+        self.keys: dict[str, list[str]] = {}
+        self.doubts: list[Difference] = []
+        self.logs = 0
+        self.last_block = -1
+
+    @classmethod
+    async def make(cls, connection: Connection, chain_id: int, builder: RowBuilder, limit: int) -> Self:
+        """Make the empty tables in the open transaction, which ends with them; its time limits are off from now on.
+
+        Raises ContractsChanged where there are contracts that `builder` does not know.
+        """
+        shadow = cls(connection, chain_id, builder, limit)
+        await connection.execute(queries()["shadow_settings"])
+        rows = await connection.fetch(queries()["primary_keys"], SCHEMA, list(SHADOW_TABLES))
+        shadow.keys = {row["table_name"]: row["columns"] for row in rows}
+        tables = [statement for table, key in shadow.keys.items() for statement in _definitions(table, key)]
+        await connection.execute(";".join([queries()["shadow_ledger"], *tables, queries()["shadow_indexes"]]))
+        known = await connection.fetch(queries()["shadow_addresses"], chain_id)
+        shadow._known = frozenset(row["address"] for row in known)
+        if not shadow._known <= builder.addresses:
+            raise ContractsChanged(f"chain {chain_id}: contracts were added meanwhile; run it again")
+        return shadow
+
+    async def fill(self, through: int, reached: Reached) -> int:
+        """Bring in the ledger from where it was left up to block `through`, slice by slice; return how many logs."""
+        before = self.logs
+        await self._connection.execute(f"SET LOCAL search_path = {_SHADOW_SCHEMA}")
+        while (last := await self._slice_end(through)) is not None:
+            await self._take(last)
+            reached(last)
+        await self._connection.execute(queries()["level_totals"], self._chain_id)
+        await self._connection.execute(f"SET LOCAL search_path = {SCHEMA}, {_SHADOW_SCHEMA}")
+        return self.logs - before
+
+    async def _slice_end(self, through: int) -> int | None:
+        """Return the last block of the next slice of whole blocks; None where there is no log any more."""
+        bounds = (self._chain_id, self.last_block, SLICE_LOGS, _SLICE_BYTES, through)
+        last: int | None = await self._connection.fetchval(queries()["ledger_slice_end"], *bounds)
+        return last
+
+    async def _take(self, last: int) -> None:
+        stored = await self._connection.fetch(queries()["ledger_slice"], self._chain_id, self.last_block, last)
+        readable = [row for row in stored if row["address"] in self._known]
+        rows = self._builder.build(_raw_log(row) for row in readable)
+        if len(self.doubts) < self._limit:
+            self.doubts += _strangers(stored, self._known)
+            self.doubts += _contradictions(stored)
+        await self._copy("differing_logs", (*LOG_KEY, *DECODED), _decoded_otherwise(readable, rows))
+        await self._extend(last, rows)
+        self.logs += len(stored)
+        self.last_block = last
+        if self.logs >= 2 * self._analyzed:  # nobody else analyzes temporary tables
+            tables = ", ".join(f"{_SHADOW_SCHEMA}.{table}" for table in ("logs", *SHADOW_TABLES))
+            await self._connection.execute(f"ANALYZE {tables}")
+            self._analyzed = self.logs
+
+    async def _extend(self, last: int, rows: Rows) -> None:
+        """Do in the shadow what the writer does with a batch."""
+        await self._copy("logs", _LOG_COLUMNS, (_cut(row, _LOG_COLUMNS) for row in rows["logs"]))
+        filled = [table for table in COLUMNS if rows[table]]
+        for table in filled:
+            if table != "logs":
+                await copy_rows(self._connection, table, rows, schema=_SHADOW_SCHEMA)
+        if rows.undecodable:
+            await self._connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
+        await projections.extend(self._connection, self._chain_id, self.last_block + 1, last, filled)
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
+        if records := list(rows):
+            await self._connection.copy_records_to_table(
+                table, records=records, columns=columns, schema_name=_SHADOW_SCHEMA
+            )
+
+
+def _definitions(table: str, key: Sequence[str]) -> Iterator[str]:
+    """Say how a table's shadow is made, and the list of the keys at which the two differ."""
+    yield (
+        f"CREATE TEMP TABLE {table} (LIKE {SCHEMA}.{table} INCLUDING DEFAULTS INCLUDING GENERATED, "
+        f"PRIMARY KEY ({', '.join(key)})) ON COMMIT DROP"
+    )
+    yield (
+        f"CREATE TEMP TABLE differing_{table} ON COMMIT DROP AS "  # noqa: S608 - names are ours
+        f"SELECT {', '.join(key)} FROM {SCHEMA}.{table} WITH NO DATA"
+    )
+
+
+def _cut(row: Row, columns: Iterable[str]) -> Row:
+    return tuple(row[_POSITION[column]] for column in columns)
+
+
+def _raw_log(row: asyncpg.Record) -> RawLog:
+    topics: bytes = row["topics"]
+    return RawLog(
+        block_number=row["block_number"],
+        log_index=row["log_index"],
+        block_hash=row["block_hash"],
+        tx_hash=row["tx_hash"],
+        tx_index=row["tx_index"],
+        address=row["address"],
+        topics=tuple(topics[start : start + 32] for start in range(0, len(topics), 32)),
+        data=row["data"],
+        timestamp=int(row["block_timestamp"].timestamp()),
+    )
+
+
+def _strangers(stored: Iterable[asyncpg.Record], known: frozenset[bytes]) -> Iterator[Difference]:
+    """Find logs of contracts that were never configured: nothing can be decoded of them."""
+    for row in stored:
+        if row["address"] not in known:
+            yield Difference("logs", _key_of_log(row), "address", shown(row["address"]), None)
+
+
+def _contradictions(stored: Sequence[asyncpg.Record]) -> Iterator[Difference]:
+    """Find neighbours of one block, or one transaction, that do not agree on what they share."""
+    for before, row in pairwise(stored):
+        if before["block_number"] != row["block_number"]:
+            continue
+        same_transaction = before["tx_index"] == row["tx_index"]
+        shared = ("block_hash", "block_timestamp", "tx_hash") if same_transaction else ("block_hash", "block_timestamp")
+        for column in shared:
+            if row[column] != before[column]:
+                yield Difference("logs", _key_of_log(row), column, shown(row[column]), shown(before[column]))
+
+
+def _decoded_otherwise(readable: Iterable[asyncpg.Record], rows: Rows) -> Iterator[Row]:
+    """Find logs of which the ledger holds something beside the raw data that decoding today does not say."""
+    for held, new in zip(readable, rows["logs"], strict=True):
+        for column in DECODED:
+            stored, expected = held[column], new[_POSITION[column]]
+            if stored != expected and not (column == "args" and _same_json(stored, expected)):
+                yield _cut(new, (*LOG_KEY, *DECODED))
+                break
+
+
+def _same_json(stored: object, expected: object) -> bool:
+    if not isinstance(stored, str) or not isinstance(expected, str):
+        return False
+    return bool(msgspec.json.decode(stored) == msgspec.json.decode(expected))
+
+
+def _key_of_log(row: asyncpg.Record) -> str:
+    return f"block_number={row['block_number']} log_index={row['log_index']}"
