@@ -17,9 +17,13 @@ from indexer.settings import host_of
 EVENTS: Final = frozenset(
     {
         "batch_committed",
+        "batch_refused",
         "bell_lost",
         "chain_halted",
+        "chain_handed_over",
         "chain_restarted",
+        "chain_resumed",
+        "chain_stalled",
         "chain_started",
         "chain_stopped",
         "check_resumed",
@@ -35,6 +39,7 @@ EVENTS: Final = frozenset(
         "embedded_stopped",
         "finality_regressed",
         "gap_filled",
+        "halt_lifted",
         "housekeeping_failed",
         "http_started",
         "keeper_failed",
@@ -60,6 +65,7 @@ EVENTS: Final = frozenset(
         "reorg_detected",
         "rollback_committed",
         "settings_loaded",
+        "task_abandoned",
     }
 )
 """Every event this program logs; a test holds the code to it. Numbers are keys beside it, never part of it."""

@@ -6,6 +6,7 @@ bytes. Anything malformed is a ValueError or msgspec.ValidationError for the cal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,9 +39,17 @@ class LogJson(msgspec.Struct, gc=False):
 
 
 class ReceiptJson(msgspec.Struct):
-    """The logs of one transaction."""
+    """What one transaction did: all that goes into the receipts root, rollups' own fields included."""
 
     logs: list[LogJson]
+    cumulativeGasUsed: str
+    type: str | None = None
+    status: str | None = None
+    root: str | None = None
+    logsBloom: str | None = None
+    depositNonce: str | None = None
+    depositReceiptVersion: str | None = None
+    baseFee: str | None = None
 
 
 class HeaderJson(msgspec.Struct):
@@ -152,7 +161,7 @@ class _Seen(dict[str, bytes]):
         return value
 
 
-def raw_logs(items: list[LogJson]) -> list[RawLog]:
+def raw_logs(items: Sequence[LogJson]) -> list[RawLog]:
     """Turn a node's logs into ours, in the node's order; `timestamp` is 0 where the node sends none.
 
     Raises ValueError on anything malformed.

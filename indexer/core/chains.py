@@ -58,6 +58,19 @@ TESTNET: Final = Registries(
 
 
 @dataclass(frozen=True, slots=True)
+class Switches:
+    """Which proofs by header hold on a chain: its hash, its bloom, its receipts root."""
+
+    header_hash: bool = True
+    bloom: bool = True
+    receipts: bool = True
+
+
+ALL_HOLD: Final = Switches()
+"""As Ethereum does it; a check that turns out to fail all the same gives way by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class KnownChain:
     """What is known of a chain. `start_block` is the block of the first registry's code, None where unknown."""
 
@@ -135,6 +148,34 @@ _CHAINS: Final = (
 KNOWN_CHAINS: Final[Mapping[str, KnownChain]] = MappingProxyType({chain.name: chain for chain in _CHAINS})
 """Every known chain by its name."""
 _BY_ID: Final[Mapping[int, KnownChain]] = MappingProxyType({chain.id: chain for chain in _CHAINS})
+
+_OWN_HEADERS: Final = Switches(header_hash=False)  # fields that the hash of Ethereum's header does not have
+_OWN_TRANSACTIONS: Final = Switches(bloom=False)  # logs of the protocol itself, or blooms of an earlier block
+_ONLY_THE_FORM: Final = Switches(header_hash=False, bloom=False, receipts=False)  # headers made up for the RPC
+_ODD_CHAINS: Final[Mapping[int, Switches]] = MappingProxyType(
+    {
+        137: _OWN_TRANSACTIONS,  # Polygon: state-sync
+        80002: _OWN_TRANSACTIONS,  # Polygon Amoy
+        143: _OWN_TRANSACTIONS,  # Monad: asynchronous execution
+        10143: _OWN_TRANSACTIONS,  # Monad testnet
+        43114: _OWN_HEADERS,  # Avalanche: extDataHash and others
+        43113: _OWN_HEADERS,  # Avalanche Fuji
+        2741: _ONLY_THE_FORM,  # Abstract, of zkSync's stack: logs without a transaction
+        11124: _ONLY_THE_FORM,  # Abstract testnet
+        324: _ONLY_THE_FORM,  # zkSync
+        295: _ONLY_THE_FORM,  # Hedera: hashes cut to 32 bytes
+        296: _ONLY_THE_FORM,  # Hedera testnet
+        999: _ONLY_THE_FORM,  # Hyperliquid: system transactions
+        25: _ONLY_THE_FORM,  # Cronos: Tendermint's hash, extra bloom bits
+        314: _ONLY_THE_FORM,  # Filecoin: tipsets
+    }
+)
+
+
+def switches_of(chain_id: int) -> Switches:
+    """Return which proofs by header hold on the chain, as far as anything is known against them."""
+    return _ODD_CHAINS.get(chain_id, ALL_HOLD)
+
 
 # What people also write; told as a hint, never taken silently, so that a chain has one name in every database.
 _OTHER_NAMES: Final = {

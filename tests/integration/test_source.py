@@ -225,7 +225,11 @@ async def test_header_that_is_not_its_hash_is_refused_until_it_is_clear_that_the
                 await source.tip()
 
         assert (await source.tip()).head == chain.head
-        assert not source.proof.hashes.enabled
+        assert source.level == "off"
+
+        odd.intercept = None
+        await source.tip()
+        assert source.level == "logs"
 
 
 async def test_proof_off_leaves_the_structural_checks_only(chain: SimChain) -> None:
@@ -463,4 +467,4 @@ async def test_real_headers_prove_themselves(anvil: str) -> None:
         assert (await source.fetch(BlockRange(0, 5), OURS)).logs == ()
         with pytest.raises(PastHead):
             await source.fetch(BlockRange(0, 6), OURS)
-        assert source.proof.hashes.enabled
+        assert source.level == "logs"

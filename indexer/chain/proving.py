@@ -1,0 +1,194 @@
+"""Asking for receipts, as far as anybody serves them, and proving a range's logs by them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from indexer.chain import codec
+from indexer.chain.checks import HeaderProof, excludes
+from indexer.chain.codec import Header, ReceiptJson, hexed
+from indexer.chain.pool import Pool
+from indexer.chain.provider import Call, Provider
+from indexer.chain.receipts import proven_logs, same_logs
+from indexer.chain.refusals import (
+    Billing,
+    Inconsistent,
+    MethodMissing,
+    PastHead,
+    ProviderError,
+    Pruned,
+    RateLimited,
+    TimedOut,
+    Transport,
+    Unauthorized,
+)
+from indexer.core.types import RawLog
+
+log = structlog.get_logger()
+
+A_REQUEST: Final = 8  # blocks whose receipts are asked for at once; one of 250 receipts is about 1 MB of JSON
+LATE_S: Final = (0.2, 0.4)  # receipts of the newest block may come a moment after its header
+FAILURES: Final = 5  # in a row, after which a provider is taken not to serve receipts
+RETRY_S: Final = 300.0  # until it is asked for them again, and a suspended check tried again
+
+
+class ReceiptsProof:
+    """Proves logs of blocks over the providers of one chain."""
+
+    def __init__(self, pool: Pool, proof: HeaderProof, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.mismatches = 0  # blocks for which eth_getLogs said something else
+        self._pool = pool
+        self._proof = proof
+        self._clock = clock
+        self._failures = dict.fromkeys(pool.providers, 0)
+        self._lacking_until = dict.fromkeys(pool.providers, 0.0)
+        self._by_number: set[Provider] = set()  # these take no hashes
+        self._retry_at = 0.0
+
+    @property
+    def worth_trying(self) -> bool:
+        """Say whether a proof is wanted, and likely to be had: somebody serves receipts, and the roots are right."""
+        roots = self._proof.roots
+        return roots.enabled and self.served and (roots.in_force or self._clock() >= self._retry_at)
+
+    @property
+    def served(self) -> bool:
+        """Say whether some provider serves receipts, as far as known."""
+        now = self._clock()
+        return any(until <= now for until in self._lacking_until.values())
+
+    async def prove(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> dict[int, list[RawLog]]:
+        """Return the logs of these addresses in each block, by block number.
+
+        Raises MethodMissing where nobody serves receipts, Inconsistent where they do not have the root, another
+        ProviderError where they cannot be had now.
+        """
+        if not self._proof.receipts_hold:
+            raise MethodMissing("", "receipts prove nothing on this chain")
+        logs: dict[int, list[RawLog]] = {header.ref.number: [] for header in headers}
+        doubtful = [header for header in headers if not self._proof.proves_empty(header, addresses)]
+        for start in range(0, len(doubtful), A_REQUEST):
+            part = doubtful[start : start + A_REQUEST]
+            for header, found in zip(part, await self._read(part, addresses), strict=True):
+                logs[header.ref.number] = found
+        return logs
+
+    async def settle(
+        self, host: str, headers: Sequence[Header], told: Sequence[RawLog], addresses: frozenset[bytes]
+    ) -> list[RawLog] | None:
+        """Replace what eth_getLogs `told` of these blocks by what is proven; None where no proof is to be had.
+
+        Raises ProviderError where one may be had by asking again.
+        """
+        try:
+            proven = await self.prove(headers, addresses)
+        except MethodMissing:
+            return None
+        except (Inconsistent, PastHead, Pruned) as error:
+            if self._proof.roots.refuses(holds=False):
+                raise
+            self._retry_at = self._clock() + RETRY_S
+            log.info("receipts_unproven", host=error.host, why=error.text)
+            return None
+        self._compare(host, headers, told, proven)
+        return [one for header in headers for one in proven[header.ref.number]]
+
+    def _compare(
+        self, host: str, headers: Sequence[Header], told: Sequence[RawLog], proven: dict[int, list[RawLog]]
+    ) -> None:
+        claimed: dict[int, list[RawLog]] = {header.ref.number: [] for header in headers}
+        for one in told:
+            claimed[one.block_number].append(one)
+        for header in headers:
+            number = header.ref.number
+            if same_logs(claimed[number], proven[number]):
+                continue
+            self.mismatches += 1
+            log.warning(
+                "proof_mismatch",
+                host=host,
+                block_number=number,
+                told=len(claimed[number]),
+                proven=len(proven[number]),
+            )
+
+    async def _read(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> list[list[RawLog]]:
+        return await self._pool.run(
+            lambda provider: self._read_from(provider, headers, addresses), from_block=headers[0].ref.number
+        )
+
+    async def _read_from(
+        self, provider: Provider, headers: Sequence[Header], addresses: frozenset[bytes]
+    ) -> list[list[RawLog]]:
+        if self._lacking_until[provider] > self._clock():
+            raise MethodMissing(provider.host, "does not serve receipts")
+        try:
+            answers = await self._receipts(provider, headers)
+        except (MethodMissing, Billing, Unauthorized) as error:  # headers come from it all the same: it is the method
+            self._lacking_until[provider] = self._clock() + RETRY_S
+            raise MethodMissing(provider.host, error.text) from error
+        except Transport as error:
+            self._failures[provider] += 1
+            if self._failures[provider] >= FAILURES:
+                self._failures[provider] = 0
+                self._lacking_until[provider] = self._clock() + RETRY_S
+                raise MethodMissing(provider.host, error.text) from error
+            raise
+        self._failures[provider] = 0
+        found: list[list[RawLog]] = []
+        for header, receipts in zip(headers, answers, strict=True):
+            found.append(self._proven(provider.host, header, receipts, addresses))
+            await asyncio.sleep(0)  # a block of a thousand receipts takes 10 ms
+        return found
+
+    async def _receipts(self, provider: Provider, headers: Sequence[Header]) -> list[list[ReceiptJson]]:
+        """Ask for the receipts of all blocks; those of new blocks may be late."""
+        for pause_s in (*LATE_S, None):
+            answers = await self._ask(provider, headers)
+            late = answers.index(None) if None in answers else None
+            if late is None:
+                return [answer for answer in answers if answer is not None]
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+        raise PastHead(provider.host, f"has no receipts of block {headers[late or 0].ref.number}")
+
+    async def _ask(self, provider: Provider, headers: Sequence[Header]) -> list[list[ReceiptJson] | None]:
+        """Ask by hash, or by number where hashes are refused; the root tells whether it is the right block."""
+        try:
+            return await self._ask_once(provider, headers)
+        except (MethodMissing, Billing, Unauthorized, RateLimited, TimedOut):
+            raise
+        except ProviderError:
+            if provider in self._by_number:
+                raise
+            self._by_number.add(provider)
+            try:
+                return await self._ask_once(provider, headers)
+            except ProviderError:
+                self._by_number.discard(provider)
+                raise
+
+    async def _ask_once(self, provider: Provider, headers: Sequence[Header]) -> list[list[ReceiptJson] | None]:
+        by_number = provider in self._by_number
+        tags = [hex(header.ref.number) if by_number else hexed(header.ref.hash) for header in headers]
+        answers = await provider.batch([Call("eth_getBlockReceipts", [tag], codec.RECEIPTS) for tag in tags])
+        good: list[list[ReceiptJson] | None] = []
+        for answer in answers:
+            if isinstance(answer, ProviderError):
+                raise answer
+            good.append(answer)
+        return good
+
+    def _proven(
+        self, host: str, header: Header, receipts: Sequence[ReceiptJson], addresses: frozenset[bytes]
+    ) -> list[RawLog]:
+        found = proven_logs(host, header, receipts, addresses)
+        self._proof.roots.refuses(holds=True)
+        if excludes(header, found):  # the root holds them, so it is the bloom that says nothing here
+            self._proof.blooms.refute()
+        return found

@@ -1,0 +1,206 @@
+"""Reading headers and logs from one provider: asked in one request where possible, and every answer checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from indexer.chain import checks, codec
+from indexer.chain.codec import Header, HeaderJson, hexed
+from indexer.chain.provider import Call, Provider
+from indexer.chain.questions import Fetched, Question, checked_logs, header_call, raw_logs
+from indexer.chain.refusals import (
+    AddressLimit,
+    Inconsistent,
+    MethodMissing,
+    PastHead,
+    ProviderError,
+    RangeTooLarge,
+    ShrinkRange,
+    TooManyResults,
+)
+from indexer.core.ranges import halves
+from indexer.core.types import BlockRange, BlockRef, RawLog
+
+ROUND_CAPS: Final = frozenset(
+    {1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000}
+)  # where silent cuts are made (F20)
+MIN_CUT: Final = 100  # logs; the same smaller count twice is no sign of a cut
+
+
+class Reader:
+    """Reads from the provider that it is given. Every method may raise a ProviderError."""
+
+    def __init__(self, proof: checks.HeaderProof) -> None:
+        self._proof = proof
+        self._cuts: dict[Provider, set[int]] = {}
+        self._largest: dict[Provider, int] = {}
+
+    def header(self, provider: Provider, answer: HeaderJson | ProviderError | None) -> Header | None:
+        """Decode one answer and hold it against its hash; None where the provider does not have the block."""
+        if isinstance(answer, ProviderError):
+            raise answer
+        if answer is None:
+            return None
+        try:
+            header = codec.header(answer)
+        except ValueError as error:
+            raise Inconsistent(provider.host, f"a malformed header: {error}") from error
+        self._proof.check_hash(provider.host, header)
+        return header
+
+    async def headers(self, provider: Provider, numbers: Sequence[int]) -> list[Header]:
+        """Read the headers of these ascending numbers. Raises PastHead where one is missing."""
+        answers = await provider.batch([header_call(hex(number)) for number in numbers])
+        found: list[Header] = []
+        for number, answer in zip(numbers, answers, strict=True):
+            header = self.header(provider, answer)
+            if header is None:
+                raise PastHead(provider.host, f"does not have block {number}")
+            if header.ref.number != number:
+                raise Inconsistent(provider.host, f"gave block {header.ref.number} for {number}")
+            found.append(header)
+        checks.check_links(provider.host, found)
+        return found
+
+    async def logs(self, provider: Provider, question: Question) -> Fetched:
+        """Read the logs asked for and the header of the last block, complete and in order.
+
+        Raises ShrinkRange for two blocks or more, MethodMissing for one whose receipts cannot be had either.
+        """
+        wanted = question.wanted
+        if provider.span_cap is not None and len(wanted) > provider.span_cap:
+            raise RangeTooLarge(provider.host, f"at most {provider.span_cap} blocks at a time", (provider.span_cap,))
+        head, answers = await self._ask(provider, question)
+        if isinstance(answers, ShrinkRange):
+            if len(wanted) > 1:
+                _learn_cap(provider, answers, wanted)
+                raise answers
+            logs = await _logs_of_receipts(provider, head, question.addresses)
+        else:
+            logs = [log for answer in answers for log in answer]
+            if doubtful := {len(answer) for answer in answers if self._may_be_cut(provider, len(answer))}:
+                logs = await self._uncut(provider, head, question, logs, doubtful)
+        checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
+        return await self._complete(provider, head, checks.in_order(provider.host, logs))
+
+    async def logs_of_blocks(
+        self, provider: Provider, blocks: Sequence[BlockRef], addresses: tuple[bytes, ...]
+    ) -> list[RawLog]:
+        """Read the logs of exactly these blocks, in one request; a node that lacks one of them says so."""
+        questions = [Question(BlockRange(block.number, block.number), addresses, block) for block in blocks]
+        while True:
+            calls = [call for question in questions for call in question.logs_calls(provider.max_addresses)]
+            try:
+                logs = [log for answer in await provider.batch(calls) for log in raw_logs(provider.host, answer)]
+            except AddressLimit as refusal:
+                _learn_addresses(provider, refusal, len(addresses))
+                continue
+            within = BlockRange(blocks[0].number, blocks[-1].number)
+            checks.check_filter(provider.host, logs, within, frozenset(addresses))
+            return logs
+
+    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]] | ShrinkRange]:
+        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused."""
+        while True:
+            calls: list[Call[Any]] = [question.header_call(), *question.logs_calls(provider.max_addresses)]
+            header_answer, *answers = await provider.batch(calls)
+            head = self._last_header(provider, question, header_answer)
+            try:
+                parts = [raw_logs(provider.host, answer) for answer in answers]
+            except ShrinkRange as refusal:
+                return head, refusal
+            except AddressLimit as refusal:
+                _learn_addresses(provider, refusal, len(question.addresses))
+                continue
+            if len(calls) > provider.batch_size and question.block is None:
+                # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
+                (later,) = await provider.batch([question.header_call()])
+                again = self._last_header(provider, question, later)
+                if again.ref.hash != head.ref.hash:
+                    raise Inconsistent(provider.host, f"block {question.wanted.to_block} changed while being read")
+            return head, parts
+
+    def _last_header(self, provider: Provider, question: Question, answer: HeaderJson | ProviderError | None) -> Header:
+        head = self.header(provider, answer)
+        if head is None:  # then this node's logs are not to be trusted either (faults F1, F6)
+            raise PastHead(provider.host, f"does not have block {question.wanted.to_block}")
+        question.check_asked(provider.host, head)
+        return head
+
+    def _may_be_cut(self, provider: Provider, count: int) -> bool:
+        """Say whether an answer of so many logs may lack some (fault F20).
+
+        So it may at a count where cuts are usual, at one where this provider was seen to cut, and at the largest that
+        it ever gave, as a cut shows itself by the same count again.
+        """
+        largest = self._largest.get(provider, MIN_CUT - 1)
+        self._largest[provider] = max(largest, count)
+        return count in ROUND_CAPS or count in self._cuts.get(provider, ()) or (count == largest and count >= MIN_CUT)
+
+    async def _uncut(
+        self, provider: Provider, head: Header, question: Question, logs: list[RawLog], doubtful: set[int]
+    ) -> list[RawLog]:
+        """Ask again in halves, one block by its receipts; raises TooManyResults where there is more than `logs`."""
+        if len(question.wanted) == 1:
+            try:
+                return await _logs_of_receipts(provider, head, question.addresses)
+            except MethodMissing:
+                return logs
+        count = 0
+        for half in halves(question.wanted):
+            _, parts = await self._ask(provider, replace(question, wanted=half))
+            if isinstance(parts, ShrinkRange):
+                raise parts
+            count += sum(map(len, parts))
+        if count != len(logs):
+            self._cuts.setdefault(provider, set()).update(doubtful)
+            raise TooManyResults(provider.host, f"gave {len(logs)} logs of at least {count}")
+        return logs
+
+    async def _complete(self, provider: Provider, head: Header, logs: list[RawLog]) -> Fetched:
+        """Add the times, from the logs themselves or from headers, and hold logs and headers against each other."""
+        headers = {head.ref.number: head}
+        if not _timed(provider, logs, head):
+            missing = sorted({log.block_number for log in logs} - headers.keys())
+            if missing:
+                headers |= {header.ref.number: header for header in await self.headers(provider, missing)}
+            logs = [replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
+        checks.check_hashes(provider.host, logs, headers)
+        known = tuple(headers[number] for number in sorted(headers))
+        checks.check_links(provider.host, known)
+        self._proof.check_blooms(provider.host, known, logs)
+        return Fetched(provider, head, known, tuple(logs))
+
+
+def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> None:
+    """Halve the addresses a call; raises the refusal where there was but one."""
+    chunk = provider.max_addresses or asked
+    if chunk == 1:
+        raise refusal
+    provider.max_addresses = chunk // 2
+
+
+def _learn_cap(provider: Provider, refusal: ShrinkRange, wanted: BlockRange) -> None:
+    hint = next((span for span in refusal.spans if 1 <= span < len(wanted)), None)
+    if refusal.structural and hint is not None:
+        provider.span_cap = hint
+
+
+def _timed(provider: Provider, logs: Sequence[RawLog], head: Header) -> bool:
+    """Say whether the logs' own times can be used; a provider whose times contradict a header is asked for headers."""
+    if any(log.timestamp != head.ref.timestamp for log in logs if log.block_number == head.ref.number):
+        provider.log_times = False
+    return provider.log_times and all(log.timestamp for log in logs)
+
+
+async def _logs_of_receipts(provider: Provider, head: Header, addresses: Sequence[bytes]) -> list[RawLog]:
+    """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
+    receipts = await provider.call(Call("eth_getBlockReceipts", [hexed(head.ref.hash)], codec.RECEIPTS))
+    if receipts is None:
+        raise PastHead(provider.host, f"has no receipts of block {head.ref.number}")
+    wanted = frozenset(addresses)
+    logs = [log for receipt in receipts for log in checked_logs(provider.host, receipt.logs)]
+    checks.check_hashes(provider.host, logs, {head.ref.number: head})
+    return [log for log in logs if log.address in wanted]
