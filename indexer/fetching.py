@@ -13,18 +13,28 @@ import structlog
 
 from indexer.chain.refusals import ShrinkRange
 from indexer.core.ranges import SpanState, after_refusal, after_success
-from indexer.core.types import Batch, BlockRange, BlockRef
+from indexer.core.types import Batch, BlockRange, BlockRef, Proof
 
 log = structlog.get_logger()
 
 # Above the finalized block every header of a range is fetched and linked; more at a time gains nothing.
 LINKED_BLOCKS: Final = 100
+# So they are where logs are proven by receipts: ten requests of a hundred headers.
+PROVEN_BLOCKS: Final = 1000
 
 _Ahead = deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]
 
 
 class LogSource(Protocol):
     """The chain as far as logs go; errors are RpcErrors."""
+
+    @property
+    def span_cap(self) -> int | None:
+        """Blocks a request that the provider that is asked first now takes."""
+
+    @property
+    def level(self) -> Proof:
+        """The level of proof in force."""
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
         """All logs of a range that is final."""
@@ -69,7 +79,7 @@ class Fetcher:
                     await _cancel(ahead)
                     following = wanted.from_block
                     continue
-                self.span = after_success(self.span, len(batch.logs), duration_s)
+                self.span = after_success(self.span, len(wanted), len(batch.logs), duration_s)
                 yield batch
         finally:
             await _cancel(ahead)
@@ -79,10 +89,15 @@ class Fetcher:
 
     def _next_range(self, first: int, target: int) -> BlockRange:
         """Take as many blocks as the span allows; a range is either all final or all above the finalized block."""
-        last = min(target, first + self.span.span - 1)
+        last = min(target, first + self._most() - 1)
         if first <= self.final:
             return BlockRange(first, min(last, self.final))
         return BlockRange(first, min(last, first + LINKED_BLOCKS - 1))
+
+    def _most(self) -> int:
+        """Count the blocks of the next request; a rule of one provider binds only while it is the one that is asked."""
+        span = min(self.span.span, self.source.span_cap or self.span.span)
+        return min(span, PROVEN_BLOCKS) if self.source.level == "receipts" else span
 
     def _shrink(self, wanted: BlockRange, refused: ShrinkRange) -> None:
         self.span = after_refusal(self.span, refused.refusal(wanted))

@@ -14,6 +14,7 @@ import structlog
 
 from indexer.chain.source import Source
 from indexer.core.abi import load_forms
+from indexer.core.chains import switches_of
 from indexer.core.decode import Decoder
 from indexer.embedded.postgres import postgres
 from indexer.embedded.valkey import valkey
@@ -68,7 +69,8 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 def open_source(chain: ChainSettings) -> Source:
     """Make the source of a chain; a context manager that closes its connections."""
-    return Source.open([address.get_secret_value() for address in chain.rpc], proof=chain.proof)
+    urls = [address.get_secret_value() for address in chain.rpc]
+    return Source.open(urls, proof=chain.proof, switches=switches_of(chain.id))
 
 
 def http_file(settings: Settings) -> Path:

@@ -183,9 +183,9 @@ def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> N
 
 
 def _learn_cap(provider: Provider, refusal: ShrinkRange, wanted: BlockRange) -> None:
-    hint = next((span for span in refusal.spans if 1 <= span < len(wanted)), None)
-    if refusal.structural and hint is not None:
-        provider.span_cap = hint
+    told = refusal.refusal(wanted)
+    if told.structural and told.hint is not None:
+        provider.span_cap = told.hint
 
 
 def _timed(provider: Provider, logs: Sequence[RawLog], head: Header) -> bool:

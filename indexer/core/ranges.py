@@ -26,21 +26,30 @@ class Refusal:
     spans: tuple[int, ...] = ()
     structural: bool = False
 
+    @property
+    def hint(self) -> int | None:
+        """The first span that helps; a rule that names the very span that it refused means one less (F19)."""
+        usable = self.asked if self.structural else self.asked - 1
+        span = next((span for span in self.spans if 1 <= span <= usable), None)
+        return span if span is None or span < self.asked else span - 1 or None
+
 
 @dataclass(frozen=True, slots=True)
 class SpanState:
-    """What is known of the right span, in blocks. `ceiling` comes from the settings, the rest is learned."""
+    """What is known of the right span, in blocks. `ceiling` comes from the settings, the rest is learned.
+
+    Rules of providers are not part of it: each knows its own, and the one that is asked may be another each time.
+    """
 
     span: int
     ceiling: int
-    structural: int | None = None
     density: int | None = None
     successes: int = 0
 
     @property
     def limit(self) -> int:
         """The largest span worth asking for now."""
-        return max(1, min(cap for cap in (self.ceiling, self.structural, self.density) if cap is not None))
+        return max(1, min(cap for cap in (self.ceiling, self.density) if cap is not None))
 
 
 def start_span(ceiling: int) -> SpanState:
@@ -48,8 +57,8 @@ def start_span(ceiling: int) -> SpanState:
     return SpanState(span=max(1, ceiling), ceiling=max(1, ceiling))
 
 
-def after_success(state: SpanState, logs: int, duration_s: float) -> SpanState:
-    """Grow towards the limit while answers are small and quick, shrink when one was too much."""
+def after_success(state: SpanState, asked: int, logs: int, duration_s: float) -> SpanState:
+    """Grow towards twice what was `asked` (blocks) while answers are small and quick, shrink when one was too much."""
     successes = state.successes + 1
     density = None if successes >= FORGET_DENSITY_AFTER else state.density
     learned = replace(state, successes=0 if density is None else successes, density=density)
@@ -57,7 +66,7 @@ def after_success(state: SpanState, logs: int, duration_s: float) -> SpanState:
         return replace(learned, span=max(1, state.span // 2))
     if logs > TARGET_LOGS or duration_s > TARGET_DURATION_S:
         return learned
-    return replace(learned, span=min(state.span * 2, learned.limit))
+    return replace(learned, span=max(state.span, min(asked * 2, learned.limit)))
 
 
 def after_refusal(state: SpanState, refusal: Refusal) -> SpanState:
@@ -65,10 +74,9 @@ def after_refusal(state: SpanState, refusal: Refusal) -> SpanState:
 
     Reckoned from what was asked, so several refusals of requests in flight count once.
     """
-    hint = next((span for span in refusal.spans if 1 <= span < refusal.asked), None)
-    span = min(state.span, hint or max(1, refusal.asked // 2))
-    if refusal.structural and hint is not None:
-        return replace(state, span=span, structural=min(hint, state.structural or hint))
+    span = min(state.span, refusal.hint or max(1, refusal.asked // 2))
+    if refusal.structural and refusal.hint is not None:
+        return replace(state, span=span)
     return replace(state, span=span, density=span, successes=0)
 
 

@@ -73,8 +73,8 @@ def test_span_stays_between_one_and_the_ceiling(ceiling: int, told: list[Refusal
     for refusal in told:
         state = after_refusal(state, refusal)
         assert 1 <= state.span <= ceiling
-        state = after_success(state, logs=0, duration_s=0.1)
-        assert 1 <= state.span <= state.limit
+        state = after_success(state, state.span, logs=0, duration_s=0.1)
+        assert 1 <= state.span <= ceiling
 
 
 @given(refusals.filter(lambda refusal: refusal.asked > 1))
@@ -99,25 +99,43 @@ def test_refusals_of_requests_in_flight_halve_once() -> None:
     assert state.span == 5000
 
 
-def test_structural_cap_is_kept_and_density_is_forgotten() -> None:
-    capped = after_refusal(start_span(10_000), Refusal(10_000, (2000,), structural=True))
-    dense = after_refusal(capped, Refusal(2000))
+def test_density_is_forgotten_after_some_successes() -> None:
+    dense = after_refusal(start_span(2000), Refusal(2000))
     for _ in range(FORGET_DENSITY_AFTER - 1):
-        dense = after_success(dense, logs=10, duration_s=0.1)
+        dense = after_success(dense, dense.span, logs=10, duration_s=0.1)
         assert dense.span == 1000
 
-    grown = after_success(dense, logs=10, duration_s=0.1)
-
-    assert grown.span == 2000
-    for _ in range(100):
-        grown = after_success(grown, logs=10, duration_s=0.1)
-    assert grown.span == 2000
+    assert after_success(dense, dense.span, logs=10, duration_s=0.1).span == 2000
 
 
-def test_structural_cap_never_grows_by_a_later_hint() -> None:
-    state = after_refusal(start_span(10_000), Refusal(10_000, (1000,), structural=True))
+def test_rule_of_a_provider_does_not_outlast_it() -> None:
+    """F17: a fallback's cap binds while it is asked; the span grows again with the first answers of another."""
+    state = after_refusal(start_span(10_000), Refusal(10_000, (100,), structural=True))
+    assert state.span == 100
 
-    assert after_refusal(state, Refusal(9000, (5000,), structural=True)).structural == 1000
+    for asked in (100, 200, 400):
+        state = after_success(state, asked, logs=10, duration_s=0.1)
+        assert state.span == 2 * asked
+
+
+def test_short_request_says_nothing_about_longer_ones() -> None:
+    state = SpanState(span=1000, ceiling=10_000)
+
+    assert after_success(state, 1, logs=1, duration_s=0.1).span == 1000
+    assert after_success(SpanState(span=1, ceiling=10_000), 1, logs=1, duration_s=0.1).span == 2
+
+
+def test_rule_that_names_what_it_refused_means_one_less() -> None:
+    """F19: N blocks at some providers, a distance of N at others."""
+    state = after_refusal(start_span(1000), Refusal(1000, (1000,), structural=True))
+    assert state.span == 999
+
+    assert after_refusal(state, Refusal(999, (1000,), structural=True)).span == 499
+
+
+@pytest.mark.parametrize("spans", [(1,), (0,), (-3,), (7,)])
+def test_one_block_that_is_refused_has_no_hint(spans: tuple[int, ...]) -> None:
+    assert Refusal(1, spans, structural=True).hint is None
 
 
 @pytest.mark.parametrize(
@@ -126,4 +144,4 @@ def test_structural_cap_never_grows_by_a_later_hint() -> None:
     ids=["grow", "many logs", "slow", "too many logs", "too slow"],
 )
 def test_span_follows_size_and_duration(logs: int, duration_s: float, expected: int) -> None:
-    assert after_success(SpanState(span=1000, ceiling=10_000), logs, duration_s).span == expected
+    assert after_success(SpanState(span=1000, ceiling=10_000), 1000, logs, duration_s).span == expected
