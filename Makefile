@@ -9,7 +9,7 @@ ALONE := env -u DATABASE_URL -u VALKEY_URL -u REDIS_URL -u ERC8004_CONFIG -u ERC
 ANVIL := import pathlib, sys; from indexer.demo.anvil import ensure_anvil; sys.tracebacklimit = 0; ensure_anvil(pathlib.Path())
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt bench contracts clean
+.PHONY: help demo test fmt bench soak simulator contracts clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
@@ -35,6 +35,14 @@ fmt:  ## put every file into the project's format
 bench:  ## measure decoding and committing on this machine: a JSON line each
 	@.ci/venv dev
 	@$(ALONE) PYTHONPATH=tests $(BIN)/python -m bench
+
+soak:  ## whole worlds from fresh seeds for SECONDS=600, two at a time; SEED="1 2" repeats some; LONG=1 is one world, measured
+	@.ci/venv dev
+	@$(ALONE) PYTHONPATH=tests:tests/end_to_end $(BIN)/python -m soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(LONG),--long) $(ARGS)
+
+simulator:  ## serve a lying, failing, reorganising chain for use by hand; ARGS="--seed 1 --port 8545"
+	@.ci/venv dev
+	@PYTHONPATH=tests $(BIN)/python -m simulator $(ARGS)
 
 contracts:  ## compile tests/contracts into indexer/demo/artifacts (needs npm; the result is committed)
 	npm install --prefix .tools --no-audit --no-fund --ignore-scripts solc@0.8.37

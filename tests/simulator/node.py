@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import msgspec
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from indexer.core.types import BlockRange, BlockRef, RawLog
 from simulator.chain import SimBlock, SimChain
+from simulator.texts import USUAL_TEXT, RangeText
 
-Fault = Literal["500", "429", "402", "401", "413", "html", "closed", "garbage", "null"]
+Fault = Literal["500", "429", "402", "401", "413", "html", "closed", "garbage", "null", "rate", "hang"]
 Intercept = Callable[[str, list[Any], Any], Any]
+
+_LOOK_S = 0.01  # how soon a websocket tells of a new head
 
 
 class SimRpcError(Exception):
@@ -35,16 +39,22 @@ class Knobs:
     lag_blocks: int = 0  # this node's head stays that far behind
     past_head: str | None = None  # message of the -32602 for a range past the head; None: answers as geth, []
     max_range: int | None = None  # blocks
-    range_refusal: str = "block range is too large, limited to {limit} blocks"
+    range_refusal: RangeText = USUAL_TEXT
     max_results: int | None = None
     results_refusal: str = "query returned more than {limit} results"
+    results_code: int = -32005
     truncate_at: int | None = None  # answers silently cut (F20)
     max_addresses: int | None = None
+    address_refusal: str = "specify less number of address"
+    first_block: int = 0  # logs, receipts and headers below are refused as pruned (F15)
+    pruned_refusal: tuple[int, str] = (4444, "pruned history unavailable")
     latency_s: float = 0.0
     max_batch: int | None = None  # larger JSON-RPC batches are refused as a whole; 0: any
     receipts: bool = True  # eth_getBlockReceipts is served
     syncing: bool = False
     retry_after: str | None = None  # header sent with a 429
+    rate_refusal: tuple[int, str] = (-32005, "rate limit exceeded")  # of the fault `rate`: HTTP 200 with an error
+    websocket: Literal["rings", "silent", "refused"] = "rings"
     chain_id: int | None = None  # None: the chain's own
 
 
@@ -59,9 +69,11 @@ class SimNode:
         self.chain = chain
         self.knobs = Knobs(**knobs)
         self.intercept: Intercept | None = None
+        self.on_request: Callable[[], Fault | None] | None = None  # a fault for the next HTTP request; may turn knobs
         self.on_call: Callable[[bytes, bytes, BlockRef], bytes] | None = None
         self.calls: Counter[str] = Counter()
         self.http_requests = 0
+        self.sockets = 0  # open websockets
         self.url = ""
         self._faults: deque[Fault] = deque()
         self._runner: web.AppRunner | None = None
@@ -77,6 +89,7 @@ class SimNode:
         """Listen; a node that was stopped comes back on its old port."""
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/{tail:.*}", self._serve)
+        app.router.add_get("/{tail:.*}", self._websocket)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         old = int(self.url.rsplit(":", 1)[1].split("/")[0]) if self.url else port
@@ -84,6 +97,16 @@ class SimNode:
         await site.start()
         _, bound = self._runner.addresses[0]
         self.url = f"http://127.0.0.1:{bound}"
+
+    @property
+    def ws_url(self) -> str:
+        """The address of its websocket."""
+        return self.url.replace("http", "ws", 1)
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether the port is open."""
+        return self._runner is not None
 
     async def stop(self) -> None:
         """Close the port; clients see refused connections."""
@@ -114,8 +137,11 @@ class SimNode:
         if self.knobs.latency_s:
             await asyncio.sleep(self.knobs.latency_s)
         body = msgspec.json.decode(await request.read())
-        if self._faults:
-            return self._fault(self._faults.popleft(), request, body)
+        fault = self._faults.popleft() if self._faults else self.on_request and self.on_request()
+        if fault == "hang":
+            await asyncio.sleep(3600)
+        if fault:
+            return self._fault(fault, request, body)
         if isinstance(body, dict):
             answer: Any = self._envelope(body)
         elif self.knobs.max_batch is not None and len(body) > self.knobs.max_batch:
@@ -138,6 +164,9 @@ class SimNode:
                 calls = body if isinstance(body, list) else [body]
                 nulls = [{"jsonrpc": "2.0", "id": call["id"], "result": None} for call in calls]
                 return web.json_response(nulls if isinstance(body, list) else nulls[0])
+            case "rate":
+                code, message = self.knobs.rate_refusal
+                return web.json_response(_error(None if isinstance(body, list) else body["id"], code, message))
             case _:
                 headers = {"Retry-After": self.knobs.retry_after} if fault == "429" and self.knobs.retry_after else {}
                 return web.Response(status=int(fault), text="no", headers=headers)
@@ -207,10 +236,11 @@ class SimNode:
             None if address is None else [_unhex(a) for a in ([address] if isinstance(address, str) else address)]
         )
         if addresses and self.knobs.max_addresses and len(addresses) > self.knobs.max_addresses:
-            raise SimRpcError(-32602, "specify less number of address")
+            raise SimRpcError(-32602, self.knobs.address_refusal.format(limit=self.knobs.max_addresses))
         logs = self._logs_of(query, None if addresses is None else frozenset(addresses))
         if self.knobs.max_results is not None and len(logs) > self.knobs.max_results:
-            raise SimRpcError(-32005, self.knobs.results_refusal.format(limit=self.knobs.max_results))
+            words = self.knobs.results_refusal.format(limit=self.knobs.max_results)
+            raise SimRpcError(self.knobs.results_code, words)
         return [self._log_json(log) for log in logs[: self.knobs.truncate_at]]
 
     def _logs_of(self, query: dict[str, Any], addresses: frozenset[bytes] | None) -> list[RawLog]:
@@ -218,15 +248,23 @@ class SimNode:
             block = self._by_hash(query["blockHash"])
             if block is None:
                 raise SimRpcError(-32000, "unknown block")
+            self._check_kept(block.ref.number)
             return [log for log in block.logs if addresses is None or log.address in addresses]
         first, last = self._number(query.get("fromBlock", "latest")), self._number(query.get("toBlock", "latest"))
         if first is None or last is None or first > last:
             raise SimRpcError(-32602, "invalid block range params")
         if self.knobs.max_range is not None and last - first + 1 > self.knobs.max_range:
-            raise SimRpcError(-32602, self.knobs.range_refusal.format(limit=self.knobs.max_range))
+            text = self.knobs.range_refusal
+            raise SimRpcError(text.code, text.message(first=first, last=last, limit=self.knobs.max_range))
+        self._check_kept(first)
         if last > self.head and self.knobs.past_head is not None:
             raise SimRpcError(-32602, self.knobs.past_head)
         return [] if first > self.head else self.chain.logs(addresses, BlockRange(first, min(last, self.head)))
+
+    def _check_kept(self, number: int) -> None:
+        if number < self.knobs.first_block:
+            code, message = self.knobs.pruned_refusal
+            raise SimRpcError(code, message.format(floor=self.knobs.first_block))
 
     def _log_json(self, log: RawLog) -> dict[str, Any]:
         answer = {
@@ -252,10 +290,47 @@ class SimNode:
             block = None if number is None else self._known(number)
         if block is None:
             return None
+        self._check_kept(block.ref.number)
         return [
             receipt.told(block.ref.number, block.ref.hash, [self._log_json(log) for log in receipt.logs])
             for receipt in block.receipts
         ]
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        """Serve `eth_subscribe` of new heads; a silent one takes the subscription and never tells (F16)."""
+        if self.knobs.websocket == "refused":
+            return web.Response(status=404)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.sockets += 1
+        telling: asyncio.Task[None] | None = None
+        try:
+            async for message in socket:
+                if message.type is not WSMsgType.TEXT:
+                    break
+                call = msgspec.json.decode(message.data)
+                if call["method"] == "eth_subscribe":
+                    await socket.send_json({"jsonrpc": "2.0", "id": call["id"], "result": "0x1"})
+                    telling = telling or asyncio.create_task(self._tell_heads(socket))
+                else:
+                    await socket.send_json(self._envelope(call))
+        finally:
+            self.sockets -= 1
+            if telling:
+                telling.cancel()
+        return socket
+
+    async def _tell_heads(self, socket: web.WebSocketResponse) -> None:
+        told = self._known(self.head)
+        with suppress(ConnectionError):
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                block = self._known(self.head)
+                if block is None or block is told or self.knobs.websocket != "rings":
+                    continue
+                told = block
+                params = {"subscription": "0x1", "result": block.header}
+                await socket.send_json({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
 
     def _call(self, call: dict[str, str], at: str | dict[str, Any]) -> str:
         if isinstance(at, dict) and "blockHash" in at:
