@@ -6,9 +6,8 @@ on from the last commit.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, assert_never
@@ -33,10 +32,24 @@ log = structlog.get_logger()
 _ANCESTOR_CHUNK: Final = 64
 # While a backfill runs, the head is looked at this often: `status` shows the true lag, and life.
 _LOOK_UP_EVERY_S: Final = 5.0
+# What a provider said longer ago than that says nothing of the head any more.
+_HEARD_LATELY_S: Final = 60.0
+_BELIEVED: Final = frozenset({"ok", "behind"})  # states of providers of this chain
+
+
+class Bell(Protocol):
+    """Rings when there may be a new head."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return at a ring, or after the time."""
 
 
 class Source(LogSource, Protocol):
     """The chain as the worker asks for it; errors are RpcErrors."""
+
+    @property
+    def bell(self) -> Bell:
+        """What tells of new heads sooner than the next poll."""
 
     async def tip(self) -> Tip:
         """Newest and final block."""
@@ -52,7 +65,7 @@ class Source(LogSource, Protocol):
         """Say whether every provider has another one in its place."""
 
     def figures(self) -> list[dict[str, object]]:
-        """Tell what is known of each provider, `requests` sent among it."""
+        """Tell what is known of each provider: `requests` sent, `head`, and its `state` and age in `heard_s`."""
 
 
 class Sink(Protocol):
@@ -84,9 +97,15 @@ class Bookkeeping(Protocol):
         """Where the chain stands."""
 
     async def observe(
-        self, chain_id: int, head: BlockRef, finalized: int | None, providers: Sequence[object]
+        self,
+        chain_id: int,
+        head: BlockRef,
+        finalized: int | None,
+        providers: Sequence[object],
+        *,
+        keeps_up: bool = True,
     ) -> int | None:
-        """Store what the nodes say; the highest finalized block ever seen comes back."""
+        """Store what the nodes say, and whether we keep up; the highest finalized block ever seen comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,10 @@ class Progress:
 
 @dataclass(slots=True)
 class Worker:
-    """Indexes one chain until cancelled, or until `plan.until`."""
+    """Indexes one chain until cancelled, until `plan.until`, or until it shall `leave` it, between two batches.
+
+    `gets_on` hears of each commit, and of each look that finds nothing to commit; `committed` of each change alone.
+    """
 
     plan: Plan
     source: Source
@@ -128,8 +150,9 @@ class Worker:
     counters: ChainCounters
     progress: Progress
     span: SpanState
-    alive: Callable[[], None]
+    gets_on: Callable[[], None]
     committed: Callable[[], None]
+    leave: Callable[[], bool] = lambda: False
     _held: list[BlockRef] = field(default_factory=list)
     _start_block: int = 0
     _checkpoint: int = -1
@@ -137,6 +160,7 @@ class Worker:
     _proven_final: int = -1
     _live: bool = False
     _looked_up: float = 0.0
+    _highest: int = -1  # head of any provider
     _fetcher: Fetcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,12 +185,17 @@ class Worker:
         elif (final := min(self._fetcher.final, tip.head.number)) >= 0:
             # Whoever answers first says which network it is.
             self.source.hold_to((await self.source.blocks([final]))[0])
-        while not self._done(tip):
+        while not self._done(tip) and not self.leave():
             moved = await self._advance(tip)
-            self.alive()
+            if moved or self._keeps_up(tip):
+                self.gets_on()
             if not moved and not self._done(tip):
-                await asyncio.sleep(self.plan.poll_interval_s)
+                await self.source.bell.wait(self.plan.poll_interval_s)
             tip = await self._look_up()
+
+    def _keeps_up(self, tip: Tip) -> bool:
+        """Say whether there is nothing to commit, whichever provider one asks (faults F16, F17)."""
+        return self._checkpoint >= max(tip.head.number, self._highest)
 
     async def _load(self) -> None:
         standing = await self.books.standing(self.plan.chain_id)
@@ -189,7 +218,10 @@ class Worker:
         said = self._finalized_by(tip)
         providers = self.source.figures()
         self.counters.rpc_requests = sum(int(str(one["requests"])) for one in providers)
-        known = await self.books.observe(self.plan.chain_id, tip.head, said if said >= 0 else None, providers)
+        self._highest = max(map(_lately_heard, providers), default=-1)
+        known = await self.books.observe(
+            self.plan.chain_id, tip.head, said if said >= 0 else None, providers, keeps_up=self._keeps_up(tip)
+        )
         self._fetcher.final = said if known is None else known
         self._looked_up = time.monotonic()
         if self.progress.target < 0 or self.plan.until is None:
@@ -250,12 +282,14 @@ class Worker:
         """Commit a batch that continues what is held; say whether the next one may follow without another look."""
         first = batch.blocks[0]
         if first.number == self._checkpoint + 1 and first.parent_hash != (self._checkpoint_hash or first.parent_hash):
-            await self._reconcile(tip)
+            if not await self._reconcile(tip):
+                # A branch that was left meanwhile, or a lie: no progress either way, which the watchdog sees.
+                log.warning("batch_refused", from_block=first.number, checkpoint_block=self._checkpoint)
             return False
         await self._commit(batch, tip)
         if time.monotonic() - self._looked_up > _LOOK_UP_EVERY_S:
             await self._look_up()
-        return not self._became_final_unseen()
+        return not self._became_final_unseen() and not self.leave()
 
     async def _commit(self, batch: Batch, tip: Tip) -> None:
         began = time.monotonic()
@@ -276,7 +310,7 @@ class Worker:
         self.counters.logs += done.logs
         self.counters.batches += 1
         self._report()
-        self.alive()
+        self.gets_on()
         self.committed()
         self._tell(batch, rows, done, began)
 
@@ -385,7 +419,15 @@ class Worker:
     async def _halted(self, block_number: int) -> BeyondFinalityError:
         reason = (
             f"{self.plan.name}: the chain was reorganised below its finalized block {block_number}; "
-            "nothing more is written for it until its providers have been checked"
+            "nothing more is written for it until its providers have been checked and an operator runs "
+            f"`erc8004-indexer reindex --chain {self.plan.name}`"
         )
         await self.sink.halt(reason)
         return BeyondFinalityError(reason)
+
+
+def _lately_heard(provider: Mapping[str, object]) -> int:
+    """Return the head of a provider that speaks of this chain; -1 where it says nothing of it now."""
+    head, heard_s = provider.get("head"), provider.get("heard_s")
+    is_late = not isinstance(heard_s, (int, float)) or heard_s > _HEARD_LATELY_S
+    return head if isinstance(head, int) and not is_late and provider.get("state") in _BELIEVED else -1

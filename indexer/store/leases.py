@@ -1,18 +1,24 @@
-"""Who writes a chain: a lease row by the database's clock. It needs no session, so any pooler may stand between."""
+"""Who writes a chain: a lease row by the database's clock. It needs no session, so any pooler may stand between.
+
+Beside it the instances that live, by the same clock, so that they can share the chains.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from indexer.core.sharing import Instance
 from indexer.errors import StoreUnavailable
-from indexer.store.database import Database
+from indexer.store.database import Connection, Database
 from indexer.store.queries import queries
 
 RENEW_EVERY_S: Final = 3.0
 LOST_AFTER_S: Final = 10.0
+_ANSWER_S: Final = 5.0  # a row that someone else keeps locked is not waited for: the caller has to notice
 _RELEASE_S: Final = 2.0
 
 
@@ -37,7 +43,7 @@ class Leases:
 
         A holder that was frozen in the middle of a transaction loses its session.
         """
-        async with self._database.transaction() as connection:
+        async with _soon(self._database) as connection:
             before = await connection.fetchrow(queries()["lease_epoch"], chain_id)
             epoch = await connection.fetchval(queries()["acquire_lease"], chain_id, self.holder, LOST_AFTER_S)
         if epoch is None:
@@ -47,7 +53,7 @@ class Leases:
         return Lease(chain_id, self.holder, epoch)
 
     async def _end_frozen_writer(self, chain_id: int) -> None:
-        async with self._database.transaction() as connection:
+        async with _soon(self._database) as connection:
             await connection.fetchval(queries()["end_frozen_writer"], chain_id)
 
     async def renew(self, lease: Lease) -> bool:
@@ -60,12 +66,57 @@ class Leases:
 
     async def release(self, lease: Lease) -> None:
         """Let another instance have it at once; where the database is away or slow, it expires by itself."""
-        with suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout(_RELEASE_S), self._database.transaction() as connection:
+        with suppress(StoreUnavailable):
+            async with _soon(self._database, _RELEASE_S) as connection:
                 await connection.execute(queries()["release_lease"], lease.chain_id, lease.holder, lease.epoch)
 
     async def holder_of(self, chain_id: int) -> str | None:
         """Name whoever holds an unexpired lease."""
-        async with self._database.transaction() as connection:
+        async with _soon(self._database) as connection:
             row = await connection.fetchrow(queries()["lease_holder"], chain_id)
         return row["holder"] if row is not None and row["seconds_left"] > 0 else None
+
+    async def halt_of(self, chain_id: int) -> str | None:
+        """Return why the chain is halted; None where it is not."""
+        async with _soon(self._database) as connection:
+            reason: str | None = await connection.fetchval(queries()["halt_of"], chain_id)
+        return reason
+
+
+class Instances:
+    """The daemons that live, one of them under the name `holder`; dead is who has not beaten for LOST_AFTER_S."""
+
+    def __init__(self, database: Database, holder: str) -> None:
+        self._database = database
+        self.holder = holder
+
+    async def beat(self, chain_ids: Iterable[int]) -> None:
+        """Tell the others that this one lives, and which chains it could index."""
+        async with _soon(self._database) as connection:
+            await connection.execute(queries()["beat_instance"], self.holder, sorted(chain_ids), LOST_AFTER_S)
+
+    async def look(self) -> tuple[list[Instance], dict[int, str]]:
+        """Return who lives, and who holds an unexpired lease, by chain."""
+        async with _soon(self._database) as connection:
+            instances = await connection.fetch(queries()["live_instances"])
+            leases = await connection.fetch(queries()["live_leases"])
+        return (
+            [Instance(row["holder"], frozenset(row["chain_ids"])) for row in instances],
+            {row["chain_id"]: row["holder"] for row in leases},
+        )
+
+    async def leave(self) -> None:
+        """Let the others have our share at once; where the database is away or slow, they wait until we seem dead."""
+        with suppress(StoreUnavailable):
+            async with _soon(self._database, _RELEASE_S) as connection:
+                await connection.execute(queries()["forget_instances"], self.holder)
+
+
+@asynccontextmanager
+async def _soon(database: Database, within_s: float = _ANSWER_S) -> AsyncIterator[Connection]:
+    """Open a transaction that shall not last. Raises StoreUnavailable too when the time is over."""
+    try:
+        async with asyncio.timeout(within_s), database.transaction() as connection:
+            yield connection
+    except TimeoutError:
+        raise StoreUnavailable(f"the database at {database.host} does not answer within {within_s:g} s") from None

@@ -25,3 +25,21 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_locks
 WHERE locktype = 'advisory' AND classid = 8004 AND objsubid = 2 AND granted AND pid <> pg_backend_pid()
   AND objid::bigint = (hashtext($1::bigint::text)::bigint & 4294967295)
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
+-- name: halt_of
+SELECT coalesce(halt_reason, 'halted') FROM chains WHERE chain_id = $1 AND state = 'halted';
+
+-- name: beat_instance
+INSERT INTO instances (holder, chain_ids, expires_at)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
+ON CONFLICT (holder) DO UPDATE SET chain_ids = excluded.chain_ids, expires_at = excluded.expires_at;
+
+-- name: forget_instances
+-- Those that were killed leave their row behind.
+DELETE FROM instances WHERE holder = $1 OR expires_at < clock_timestamp() - interval '1 hour';
+
+-- name: live_instances
+SELECT holder, chain_ids FROM instances WHERE expires_at > clock_timestamp();
+
+-- name: live_leases
+SELECT chain_id, holder FROM leases WHERE expires_at > clock_timestamp();

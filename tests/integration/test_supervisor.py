@@ -12,10 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from indexer import supervisor as module
+from indexer import trouble
 from indexer.chain.refusals import Inconsistent, Transport
 from indexer.errors import BeyondFinality, LeaseLost, SettingsError, StoreUnavailable
 from indexer.store.leases import Lease
-from indexer.supervisor import Supervisor, Trouble
+from indexer.supervisor import Supervisor
+from indexer.trouble import Trouble
 
 AWAY = Transport("h.example", "refused")
 NO_STORE = StoreUnavailable("the database at h does not answer")
@@ -28,6 +30,7 @@ class FakeLeases:
     held_by_other: bool = False
     renewal: Callable[[], bool] = lambda: True
     epoch: int = 0
+    halt: str | None = None
     released: list[Lease] = field(default_factory=list)
 
     async def acquire(self, chain_id: int) -> Lease | None:
@@ -45,6 +48,9 @@ class FakeLeases:
 
     async def holder_of(self, _chain_id: int) -> str | None:
         return "other" if self.held_by_other else None
+
+    async def halt_of(self, _chain_id: int) -> str | None:
+        return self.halt
 
 
 class Script:
@@ -66,13 +72,17 @@ class Script:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "_LOOK_AT_LEASE_S": 0.01,
-        "_FIRST_PAUSE_S": 0.001,
-        "_LONGEST_PAUSE_S": 0.004,
+        "_LOOK_S": 0.01,
+        "_ASK_S": 0.01,
+        "_FINISH_S": 0.05,
+        "_ABANDON_S": 0.1,
+        "_CANCEL_AGAIN_S": 0.02,
         "RENEW_EVERY_S": 0.01,
         "LOST_AFTER_S": 0.05,
     }.items():
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(trouble, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(trouble, "_LONGEST_PAUSE_S", 0.004)
 
 
 @pytest.fixture
@@ -132,22 +142,20 @@ async def test_a_fault_that_repeats_is_told_once_and_its_end_too(told, error: Ex
 
 
 def test_pauses_grow_up_to_a_limit_and_begin_anew_after_a_recovery() -> None:
-    trouble = Trouble()
+    faults = Trouble()
     pauses = []
     for _ in range(5):
-        trouble.begin("provider", AWAY)
-        pauses.append(trouble.pause_s)
-    trouble.end()
-    trouble.begin("provider", AWAY)
+        faults.begin("provider", AWAY)
+        pauses.append(faults.pause_s)
+    faults.end()
+    faults.begin("provider", AWAY)
 
     assert pauses == [0.001, 0.002, 0.004, 0.004, 0.004]
-    assert trouble.pause_s == 0.001
+    assert faults.pause_s == 0.001
 
 
 def test_the_pause_after_a_very_long_outage_is_still_a_number() -> None:
-    trouble = Trouble(failures=100_000)
-
-    assert trouble.pause_s == 0.004
+    assert Trouble(failures=100_000).pause_s == 0.004
 
 
 async def test_an_error_that_nobody_foresaw_restarts_the_chain_and_is_told_whole(told) -> None:
@@ -172,7 +180,7 @@ async def test_what_cannot_be_mended_leaves(where: str) -> None:
 
 async def test_a_reorg_beyond_finality_halts_the_chain(told) -> None:
     leases = FakeLeases()
-    supervisor = supervise(leases, Script(BeyondFinality("below block 7; look at it")))
+    supervisor = supervise(leases, Script(BeyondFinality("below block 7; look at it")), retry=False)
 
     assert await supervisor.run() == "halted"
     assert supervisor.halted == "below block 7; look at it"
