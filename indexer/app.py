@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import structlog
 
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
-from indexer.errors import SettingsError
 from indexer.publisher import Publisher
+from indexer.repair import Repair, ask_publisher, rebuild_chains, stored_chain
 from indexer.services import database_url, http_url, load_decoder, open_database, open_source, open_valkey
 from indexer.settings import Settings
-from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
 from indexer.supervisor import End
@@ -71,35 +72,68 @@ async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[in
 
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
-        chain_ids = None if chain is None else [await _chain_id(database, chain)]
+        chain_ids = None if chain is None else [(await stored_chain(database, chain))["chain_id"]]
         sources: dict[int, Source] = {}
         for one in settings.chains:
             if one.rpc and chain in {None, one.name}:
                 sources[one.id] = source = await stack.enter_async_context(open_source(one))
                 await source.check_chain(one.id)
         progress: dict[str, Progress] = {}
-
-        def reached(name: str, first: int, block: int, checkpoint: int) -> None:
-            one = progress.setdefault(name, Progress(from_block=first, target=checkpoint))
-            one.checkpoint = block
-            if not sys.stderr.isatty():
-                log.info("ledger_checked", chain=name, to_block=block, checkpoint_block=checkpoint)
-
         with _progress_bar(progress):
             document = await verification.verify(
-                database, load_decoder(), chain_ids, sources, sample=sample, reached=reached
+                database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
             )
     return verification.exit_code(document), dict(document)
 
 
-async def _chain_id(database: Database, name: str) -> int:
-    """Find a chain of this database by its name. Raises SettingsError where there is none."""
-    chains = (await read_status(database))["chains"]
-    for one in chains:
-        if one["chain"] == name:
-            return one["chain_id"]
-    names = ", ".join(one["chain"] for one in chains) or "none yet"
-    raise SettingsError(f"--chain: {name} is not in this database; it holds: {names}")
+async def reindex(
+    settings: Settings, first: int | None, last: int | None, *, as_json: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """Fetch the blocks `first` to `last` of the one chain of the settings again; a halted chain is taken up again.
+
+    Stopped by a signal, it ends cleanly: the same command goes on from there. Raises SettingsError, and whatever cannot
+    be reached.
+    """
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(_stop_signals())
+        database = await stack.enter_async_context(open_database(settings))
+        repair = await _until_stopped(Repair.open(stack, database, settings.chains[0]), stop)
+        if repair is None:
+            return 0, {}
+        with nullcontext() if as_json else _progress_bar({repair.chain.name: repair.progress}):
+            await _until_stopped(repair.run(first, last), stop)
+    return repair.outcome.exit_code, repair.outcome.document()
+
+
+async def rebuild(settings: Settings, chain: str | None, *, as_json: bool = False) -> tuple[int, dict[str, Any]]:
+    """Compute the projections anew from the stored logs, of one chain or of all, and merge what differs.
+
+    1 where stored logs contradict each other: only fetching them again puts that right.
+    """
+    progress: dict[str, Progress] = {}
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(_stop_signals())
+        database = await stack.enter_async_context(open_database(settings))
+        chains = (await read_status(database))["chains"] if chain is None else [await stored_chain(database, chain)]
+        with nullcontext() if as_json else _progress_bar(progress):
+            document = await _until_stopped(rebuild_chains(database, chains, _reached(progress)), stop)
+        if document is None:
+            return 0, {"chains": []}
+        if changed := [one["chain_id"] for one in document["chains"] if one["merged"]]:
+            await ask_publisher(settings, database, changed)
+    return int(any(one["unsettled"] for one in document["chains"])), document
+
+
+def _reached(progress: dict[str, Progress]) -> Callable[[str, int, int, int], None]:
+    """Return what notes how far a chain's ledger was read: name, first block, block reached, last block."""
+
+    def reached(name: str, first: int, block: int, checkpoint: int) -> None:
+        one = progress.setdefault(name, Progress(from_block=first, target=checkpoint))
+        one.checkpoint = block
+        if not sys.stderr.isatty():
+            log.info("ledger_checked", chain=name, to_block=block, checkpoint_block=checkpoint)
+
+    return reached
 
 
 async def publish_rebuild(settings: Settings) -> int:
@@ -191,6 +225,13 @@ def _stop_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
+def _pace(progress: Progress, done: int, whole: int) -> tuple[str, str]:
+    """Tell the rate so far, and the time that the rest takes at this rate."""
+    rate = done / max(time.monotonic() - progress.started, 1e-3)
+    left = timedelta(seconds=round((whole - done) / rate)) if rate > 0 else "?"
+    return f"{rate:,.0f} blocks/s", f"{left} left"
+
+
 @contextmanager
 def _progress_bar(progresses: Mapping[str, Progress]) -> Iterator[None]:
     """Show a bar a chain while the body runs, on a terminal."""
@@ -208,7 +249,8 @@ def _progress_bar(progresses: Mapping[str, Progress]) -> Iterator[None]:
             whole = max(progress.target - progress.from_block + 1, 1)
             done = max(progress.checkpoint - progress.from_block + 1, 0)
             bar = ProgressBar(total=whole, completed=done, width=_BAR_WIDTH)
-            table.add_row(name, bar, f"{100 * done / whole:.1f} %", f"{done:,} of {whole:,} blocks")
+            cells = (f"{100 * done / whole:.1f} %", f"{done:,} of {whole:,} blocks", *_pace(progress, done, whole))
+            table.add_row(name, bar, *cells)
         return table
 
     with Live(get_renderable=bars, console=Console(stderr=True), transient=True):

@@ -175,12 +175,11 @@ def reindex(
     canonical below --from, and indexed again.
     """
     _judge_reindex(chain, first, last, rebuild=rebuild)
+    settings = _settings(need_chains=False) if rebuild else _settings(chains=[str(chain)])
     from indexer import app
 
     if rebuild:
-        settings = _settings(need_chains=False)
         _report(*_await(app.rebuild(settings, chain, as_json=as_json)), as_json=as_json)
-    settings = _settings(chains=[str(chain)])
     _report(*_await(app.reindex(settings, first, last, as_json=as_json)), as_json=as_json)
 
 

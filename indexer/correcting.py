@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from indexer.chain.refusals import Inconsistent, MethodMissing
+from indexer.chain.refusals import Inconsistent, MethodMissing, Pruned
 from indexer.chain.source import ProvenBlock
 from indexer.core.differences import Change, Position
 from indexer.core.types import Batch, RawLog
@@ -32,6 +32,9 @@ class Judge(Protocol):
 
 class Slices(Protocol):
     """The stored blocks; see `store.slices`."""
+
+    async def rewrites(self) -> int:
+        """Count the corrections and rollbacks so far, to be read before anything is fetched."""
 
     async def compare(self, fetched: Slice) -> list[Change]:
         """Tell what differs, without writing."""
@@ -79,7 +82,7 @@ async def _settled(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tupl
             for start in range(0, len(numbers), _PROVEN_AT_ONCE)
             for block in await judge.prove(numbers[start : start + _PROVEN_AT_ONCE], fetched.addresses)
         ]
-    except (MethodMissing, Inconsistent):
+    except (MethodMissing, Inconsistent, Pruned):
         return fetched, {number for number in numbers if await _agreed(judge, fetched, number)}
     held = {block.number: block.hash for block in fetched.batch.blocks}
     for block in proven:

@@ -42,13 +42,6 @@ class Source(LogSource, Judge, Protocol):
     """The chain as the keeper asks for it; errors are RpcErrors."""
 
 
-class Rewritten(Slices, Protocol):
-    """The stored blocks, and whether somebody else corrected them."""
-
-    async def rewrites(self) -> int:
-        """Count the corrections and rollbacks so far, to be read before anything is fetched."""
-
-
 class Coverage(Protocol):
     """What was fetched."""
 
@@ -94,7 +87,7 @@ class Keeper:
 
     plan: Upkeep
     source: Source
-    slices: Rewritten
+    slices: Slices
     coverage: Coverage
     books: Bookkeeping
     positions: Draw

@@ -19,6 +19,16 @@ from indexer.errors import Fatal, SettingsError, StoreUnavailable
 from indexer.settings import Settings
 
 BASE = ("run", "--chain", "base", "--rpc", "https://h.example/s3cret")
+CHAIN = """
+[[chain]]
+name = "local"
+id = 31337
+rpc = ["https://h.example"]
+start_block = 0
+[[chain.deployment]]
+identity = "0x1111111111111111111111111111111111111111"
+reputation = "0x2222222222222222222222222222222222222222"
+"""
 
 
 @dataclass
@@ -50,7 +60,7 @@ class App:
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
     fake, module, demo = App(), ModuleType("indexer.app"), ModuleType("indexer.demo")
-    for name in ("run", "status", "verify", "publish_rebuild", "migrate", "url"):
+    for name in ("run", "status", "verify", "reindex", "rebuild", "publish_rebuild", "migrate", "url"):
         setattr(module, name, fake.verb(name))
     demo.run_demo = fake.verb("run_demo")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "indexer.app", module)
@@ -120,6 +130,13 @@ def test_daemon_prints_nothing_on_stdout(
         (("status",), ("status", (), {})),
         (("verify",), ("verify", (None, 50), {})),
         (("verify", "--chain", "base", "--sample", "3"), ("verify", ("base", 3), {})),
+        (("reindex", "--chain", "local"), ("reindex", (None, None), {"as_json": False})),
+        (
+            ("reindex", "--chain", "local", "--from", "3", "--to", "3", "--json"),
+            ("reindex", (3, 3), {"as_json": True}),
+        ),
+        (("reindex", "--rebuild"), ("rebuild", (None,), {"as_json": False})),
+        (("reindex", "--rebuild", "--chain", "base", "--json"), ("rebuild", ("base",), {"as_json": True})),
         (("demo", "--until", "head", "--json"), ("run_demo", ("head", True), {})),
     ],
     ids=lambda words: words[0],
@@ -128,6 +145,7 @@ def test_verbs_that_answer_pass_arguments_and_exit_code(
     words: tuple[str, ...], asked: tuple[Any, ...], app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.answer = (1, {"chains": []})
+    Path("erc8004.toml").write_text(CHAIN)
 
     assert type_in(monkeypatch, *words) == 1
     assert app.asked == [asked]
@@ -243,6 +261,11 @@ def test_version_is_printed(tmp_path: Path) -> None:
         (("status", "--jsno"), "--json"),
         (("run", "--until", "x"), "neither `head` nor a block number"),
         (("publish",), "needs --rebuild"),
+        (("reindex",), "needs --chain NAME, or --rebuild"),
+        (("reindex", "--rebuild", "--from", "3"), "takes no --from and no --to"),
+        (("reindex", "--chain", "base", "--from", "4", "--to", "3"), "--from 4 is above --to 3"),
+        (("reindex", "--chain", "base", "--from", "-1"), "--from"),
+        (("reindex", "--chain", "bsee"), "bsee"),
         (("url", "redis"), "'database', 'valkey', 'http'"),
         (("run",), "erc8004-indexer run --chain base --rpc"),
         (("run", "--chain", "bse", "--rpc", "https://h/s3cret"), "did you mean base or bsc?"),
