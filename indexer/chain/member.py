@@ -86,11 +86,13 @@ class Member:
     def figures(self, now: float, heard: Heard | None, behind: bool) -> dict[str, object]:
         """Tell what is known of the provider, as `Pool.figures` describes it."""
         provider, state = self.provider, self.state(now)
+        if state == "ok" and (self.deaf or behind):
+            state = "unheard" if self.deaf else "behind"
         rate, mean_s = provider.pace.rate(now), self.latency.mean_s
         return {
             "host": provider.host,
             "admitted": provider.admitted,
-            "state": "behind" if behind and state == "ok" else state,
+            "state": state,
             "requests": provider.requests,
             "errors": dict(self.errors),
             "last_error": self.last_error,

@@ -7,8 +7,9 @@ from typing import Final
 
 WINDOW_S: Final = 5.0  # over which the rate that provoked a refusal is measured
 CUT: Final = 0.7
-MIN_RATE: Final = 1.0  # calls a second; slower than that nobody limits
-RISE_A_SECOND: Final = 0.01  # of the rate, added every second without a refusal: doubled after 70 s
+MIN_RATE: Final = 2.0  # calls a second; slower than that nobody limits
+MAX_DEBT_S: Final = 5.0  # a large batch holds up the next request no longer than that
+RISE_A_SECOND: Final = 0.02  # of the rate, added every second without a refusal: doubled after 35 s
 FORGET_S: Final = 900.0  # after so long without a refusal the limit is history
 SETTLE_S: Final = 1.0  # refusals of what was already under way when the rate was cut do not cut again
 
@@ -44,7 +45,7 @@ class Pace:
         rate = self.rate(now)
         at = now + wait_s
         if rate is not None:
-            self._free_at = at + calls / rate
+            self._free_at = at + min(calls / rate, MAX_DEBT_S)
         self._sent.append((at, calls))
         self._drop_old(now)
         return wait_s

@@ -286,7 +286,7 @@ class Pool:
             provider is wanted.avoid,
             member.lacks(wanted.from_block, now),
             member.breaker.resting_s(now),
-            self._heads.behind(provider, now) or self._heads.absurd(provider, now),
+            member.deaf or self._heads.behind(provider, now) or self._heads.absurd(provider, now),
             member.breaker.is_tried,
             provider.pace.wait_s(now) > LONG_PACE_S,
         )

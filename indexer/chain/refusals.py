@@ -265,8 +265,13 @@ PAST_HEAD_TEXTS: Final = (
 PRUNED_TEXTS: Final = (
     _row(r"pruned history unavailable|history (?:is |has been )?pruned|has been pruned"),
     _row(r"missing trie node|state (?:is )?not available|historical state|state already discarded"),
-    _row(r"height is not available.*base height|is not available, lowest height"),  # Cosmos chains
+    _row(r"height (?:\d+ )?is not available.*(?:base|lowest) height"),  # Cosmos chains
     _row(r"archive (?:node|request|data|access)"),
+)
+
+LOWEST_TEXTS: Final = (
+    _row(rf"(?:base|lowest) height(?: is)?:? {_N}", _count),  # Cosmos chains
+    _row(rf"(?:earliest|first|oldest) (?:available )?block(?: is)?:? {_N}", _count),
 )
 
 BILLING_TEXTS: Final = (
@@ -307,12 +312,11 @@ def classify(failure: Failure) -> ProviderError:
     for rows, kind in (
         (ADDRESS_TEXTS, AddressLimit),
         (PAST_HEAD_TEXTS, PastHead),
-        (PRUNED_TEXTS, Pruned),
     ):
         if _find(rows, text) is not None:
             return kind(host, words)
-    if failure.code == PRUNED_CODE:
-        return Pruned(host, words)
+    if failure.code == PRUNED_CODE or _find(PRUNED_TEXTS, text) is not None:
+        return Pruned(host, words, next(iter(_find(LOWEST_TEXTS, text) or ()), None))
     if failure.method in RANGE_METHODS and (shrink := _shrink(failure)):
         return shrink
     return _account(failure) or _by_code(failure)

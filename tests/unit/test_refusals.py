@@ -96,6 +96,24 @@ RANGE_CASES = [
     ("others paginate", "please try paginating", HALF),
     ("others over", "logs over more than 5 topics", HALF),
     ("others time", "query timeout exceeded", HALF),
+    ("zksync inverted", "Try with this block range [0xf4300, 0xf4240].", HALF),
+    ("thirdweb hint", "Query timed out. Try with this block range [0xf4240, 0xf42a3]", 100),
+    ("hint of nothing", "Try with this block range [0x0, 0x0]", 1),
+    ("ankr hint of all", "query exceeds max results 20000, retry with the range 1000000-1099999", HALF),
+    ("blast", "eth_getLogs is limited to a 10,000 block range", 10_000),
+    ("zkevm dot", "logs are limited to a 10.000 block range", 10_000),
+    ("blockpi short", "limited to 5000 block", 5000),
+    ("avalanche comma", "requested too many blocks from 1000000 to 1099999, maximum is set to 2,048", 2047),
+    ("coinbase comma", "please limit the query to at most 1,000 blocks", 999),
+    ("drpc comma", "ranges over 10,000 blocks are not supported on freetier", 10_000),
+    ("somnia 1k", "block range exceeds 1k", 1000),
+    ("swell comma", "block range greater than 10,000 max", 10_000),
+    ("erpc exceeded", "exceeded max allowed range", HALF),
+    ("infura results", "query returned more than 10,000 results", HALF),
+    ("llamarpc results", "query exceeds max results 20000", HALF),
+    ("hyperrpc few", "more than 10000 logs", HALF),
+    ("geth time", "query timed out", HALF),
+    ("proxy", "Request Entity Too Large", HALF),
     ("nobody knows", "the moon is in the wrong phase", HALF),
 ]
 STRUCTURAL = {"alchemy free", "aurora", "infura 2026", "ankr wide", "moonriver", "quicknode", "avalanche", "cloudflare"}
@@ -147,6 +165,17 @@ OTHER_CASES: list[tuple[str, type[ProviderError]]] = [
     ("pruned history unavailable", Pruned),
     ("missing trie node 8f1a (path ) state 0x8f1a is not available", Pruned),
     ("height is not available, requested 5, base height: 1000", Pruned),
+    ("height 5 is not available (requested height: 5, base height: 1000)", Pruned),
+    ("height 5 is not available, lowest height is 1000", Pruned),
+    ("History has been pruned for this block", Pruned),
+    ("specify less number of addresses", AddressLimit),
+    ("20 filters. The current limit is 10", AddressLimit),
+    ("height 900 must be less than or equal to 800", PastHead),
+    ("HTTP 429 Too Many Requests", RateLimited),
+    ("limit exceeded: rate limit of 25 per second", RateLimited),
+    ("You have exceeded your quota", RateLimited),
+    ("Monthly capacity limit exceeded", Billing),
+    ("HTTP 402 Payment Required", Billing),
     ("rate limit exceeded", RateLimited),
     ("Your app has exceeded its compute units per second capacity", RateLimited),
     ("too many requests, reason: call rate limit exhausted", RateLimited),
@@ -160,6 +189,23 @@ OTHER_CASES: list[tuple[str, type[ProviderError]]] = [
 def test_refusal_that_is_no_range_limit_has_its_own_class(text: str, kind: type[ProviderError]) -> None:
     for spelling in spellings(text):
         assert type(refusal(spelling)) is kind, spelling
+
+
+@pytest.mark.parametrize(
+    ("text", "lowest"),
+    [
+        ("height 5 is not available (requested height: 5, base height: 1,000)", 1000),
+        ("height is not available, lowest height is 77", 77),
+        ("pruned history unavailable: earliest available block 900", 900),
+        ("pruned history unavailable", None),
+    ],
+)
+def test_pruned_history_tells_its_lowest_block_where_the_text_has_it(text: str, lowest: int | None) -> None:
+    for spelling in spellings(text):
+        error = refusal(spelling, code=4444)
+
+        assert isinstance(error, Pruned)
+        assert error.lowest == lowest, spelling
 
 
 @pytest.mark.parametrize(
