@@ -29,10 +29,19 @@ _LAST_BLOCK: Final = 2**63 - 1
 
 
 async def extend(
-    connection: Connection, chain_id: int, from_block: int, to_block: int, tables: Collection[str]
+    connection: Connection,
+    chain_id: int,
+    from_block: int,
+    to_block: int,
+    tables: Collection[str],
+    agents: Sequence[UUID] | None = None,
 ) -> None:
-    """Apply the typed rows of a range above all that was applied before; `tables` are those with rows in it."""
-    await _apply(connection, (chain_id, from_block, to_block, None), frozenset(tables))
+    """Apply the typed rows of a range above all that was applied before; `tables` are those with rows in it.
+
+    With `agents`, of them alone: then only theirs must all lie below.
+    """
+    scope = (chain_id, from_block, to_block, None if agents is None else list(agents))
+    await _apply(connection, scope, frozenset(tables))
 
 
 async def mend(connection: Connection, chain_id: int, agents: Sequence[UUID]) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 
 from indexer.core.differences import Change, Position
 from indexer.core.rows import COLUMNS, TYPED_TABLES, Row, RowBuilder, Rows
-from indexer.core.types import RawLog
+from indexer.core.types import BlockRange, RawLog
 from indexer.store import projections
 from indexer.store.database import Connection
 from indexer.store.fence import Locked
@@ -45,13 +45,14 @@ class Rewriting:
     """What has to be written so that `changes` take place.
 
     What a row says may depend on its neighbours in the block (section 4 of the registries' rules, re-entrancy): in
-    blocks that change, the typed rows of the agents concerned are all built anew. `rebuilt` are their positions, `rows`
-    what will stand there, and of the ledger what is new; `agents` are computed again.
+    blocks that change, the typed rows of the agents concerned are all built anew. `dropped` are the positions where
+    some may stand now, `rows` what will stand there, and of the ledger what is new. `within` spans the changes.
     """
 
+    within: BlockRange
     removed: tuple[Position, ...]
     added: tuple[RawLog, ...]
-    rebuilt: tuple[Position, ...]
+    dropped: tuple[Position, ...]
     rows: Rows
     agents: tuple[UUID, ...]
     undecodable: int
@@ -74,19 +75,37 @@ class Rewriting:
         rows = Rows({table: [row for row in built[table] if _position(row) in rebuilt] for table in TYPED_TABLES})
         rows.tables["logs"] = [row for row in built["logs"] if _position(row) in changed]
         return cls(
+            BlockRange(min(blocks), max(blocks)),
             tuple(one.position for one in changes if one.stored is not None),
             tuple(one.fetched for one in changes if one.fetched is not None),
-            tuple(sorted(rebuilt)),
+            tuple(sorted(rebuilt & stored.agents.keys())),
             rows,
             tuple(agents),
             sum(row[_EVENT] is None for row in rows["logs"]) - len(stored.undecodable & changed),
         )
 
     async def write(self, connection: Connection, at: Locked) -> None:
-        """Write it behind the fence; what is taken away gets its `revert` changes, what is new none yet."""
-        await projections.clear(connection, at.chain_id, self.agents)
-        for table in TYPED_TABLES:
-            await connection.execute(queries()[f"drop_{table}"], at.chain_id, *_columns(self.rebuilt))
+        """Write it behind the fence; what is taken away gets its `revert` changes, what is new none yet.
+
+        An agent all of whose rows lie below the first change is carried on; any other is computed from all its rows.
+        """
+        first, last = self.within.from_block, self.within.to_block
+        found = await connection.fetch(queries()["agents_above"], at.chain_id, list(self.agents), first)
+        amended = [row["agent_uuid"] for row in found]
+        extended = [agent for agent in self.agents if agent not in frozenset(amended)]
+        if amended:
+            await projections.clear(connection, at.chain_id, amended)
+        await self._replace(connection, at)
+        if extended:
+            filled = [table for table in COLUMNS if self.rows[table]]
+            await projections.extend(connection, at.chain_id, first, last, filled, extended)
+        if amended:
+            await projections.mend(connection, at.chain_id, amended)
+
+    async def _replace(self, connection: Connection, at: Locked) -> None:
+        """Take out the ledger's and the typed rows that go, and put in those that come."""
+        for table in TYPED_TABLES if self.dropped else ():
+            await connection.execute(queries()[f"drop_{table}"], at.chain_id, *_columns(self.dropped))
         if self.removed:
             removed = _columns(self.removed)
             await connection.execute(queries()["archive_positions"], at.chain_id, *removed, at.cursor)
@@ -96,7 +115,6 @@ class Rewriting:
                 await copy_rows(connection, table, self.rows)
         if self.undecodable:
             await connection.execute(queries()["count_undecodable"], at.chain_id, self.undecodable)
-        await projections.mend(connection, at.chain_id, self.agents)
 
     async def announce(self, connection: Connection, at: Locked, *, each: bool) -> None:
         """Put what is new into the feed: a change for `each` log, or one for the publisher alone."""

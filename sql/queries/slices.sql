@@ -39,6 +39,12 @@ INSERT INTO changes (chain_id, cursor, kind, from_block, block_number, block_has
 SELECT $1, $5::bigint + n.place, 'event', n.block_number, n.block_number, n.block_hash, n.log_index
 FROM unnest($2::bigint[], $3::int[], $4::bytea[]) WITH ORDINALITY AS n (block_number, log_index, block_hash, place);
 
+-- name: agents_above
+-- Those of some agents that have a log at block $3 or above.
+SELECT a.agent_uuid FROM unnest($2::uuid[]) AS a (agent_uuid)
+WHERE EXISTS (
+    SELECT FROM logs l WHERE l.chain_id = $1 AND l.agent_uuid = a.agent_uuid AND l.block_number >= $3);
+
 -- name: note_rewrite
 -- Not a sign of life: the checkpoint stays where it is.
 UPDATE chains SET rewrites = rewrites + 1, cursor = $2 WHERE chain_id = $1;

@@ -78,11 +78,12 @@ SELECT x.chain_id, c.name AS chain, x.cursor, x.kind, coalesce(l.event, v.event)
        x.committed_at
 FROM changes x
 LEFT JOIN logs l ON (l.chain_id, l.block_number, l.log_index) = (x.chain_id, x.block_number, x.log_index)
-                AND l.block_hash = x.block_hash
+                AND l.block_hash = x.block_hash AND x.kind <> 'revert'
+-- What a `revert` took back may have been corrected at the same place; an `event` that is gone was taken back last.
 LEFT JOIN LATERAL (
     SELECT * FROM reverted_logs r
     WHERE (r.chain_id, r.block_number, r.log_index) = (x.chain_id, x.block_number, x.log_index)
       AND r.block_hash = x.block_hash AND l.chain_id IS NULL
-    ORDER BY r.cursor DESC LIMIT 1) v ON true
+    ORDER BY r.cursor = x.cursor DESC, r.cursor DESC LIMIT 1) v ON true
 LEFT JOIN chains c ON c.chain_id = x.chain_id
 WHERE x.kind <> 'refresh';
