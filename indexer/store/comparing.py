@@ -60,13 +60,18 @@ class Difference:
     expected: str | None
 
 
-async def note_differences(connection: Connection, chain_id: int, keys: Mapping[str, Sequence[str]]) -> int:
-    """Put the key of every row that differs into `differing_<table>`; return how many rows the shadow has."""
-    count = 0
+async def note_differences(connection: Connection, chain_id: int, keys: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Put the key of every row that differs into `differing_<table>`; return how many, where there are any."""
+    noted = {}
     for table, key in keys.items():
-        count += await connection.fetchval(f"SELECT count(*) FROM pg_temp.{table}")  # noqa: S608 - names are ours
-        await connection.execute(_NOTE.format(schema=SCHEMA, table=table, key=", ".join(key)), chain_id)
-    return count
+        note = _NOTE.format(schema=SCHEMA, table=table, key=", ".join(key))
+        noted[table] = affected(await connection.execute(note, chain_id))
+    return {table: count for table, count in noted.items() if count}
+
+
+def affected(status: str) -> int:
+    """Return the rows of a command's status, such as `UPDATE 5`."""
+    return int(status.rpartition(" ")[2])
 
 
 async def tell_differences(connection: Connection, keys: Mapping[str, Sequence[str]], limit: int) -> list[Difference]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -10,7 +10,7 @@ import asyncpg
 from indexer.core.rows import RowBuilder
 from indexer.core.types import Deployment
 from indexer.errors import SettingsError
-from indexer.store.comparing import WHOLE_ROW, Difference, note_differences, shortened, tell_differences
+from indexer.store.comparing import WHOLE_ROW, Difference, affected, note_differences, shortened, tell_differences
 from indexer.store.database import SCHEMA, Connection, Database
 from indexer.store.queries import queries
 from indexer.store.shadow import LAST_BLOCK, SLICE_LOGS, ContractsChanged, Reached, Shadow
@@ -75,7 +75,8 @@ async def shadow_differences(
         shadow = await Shadow.make(connection, chain_id, builder, limit)
         await connection.execute("SET TRANSACTION READ ONLY")
         await shadow.fill(LAST_BLOCK, reached)
-        return await _differences(connection, chain_id, shadow, limit)
+        noted = await note_differences(connection, chain_id, shadow.keys)
+        return await _told(connection, shadow, noted, limit)
     finally:
         await attempt.rollback()
 
@@ -116,8 +117,9 @@ async def _rebuild(
         chain = await _chain(connection, chain_id)
         await _expect_unmoved(connection, chain_id, shadow, begun, chain)
         await shadow.fill(LAST_BLOCK, reached)
-        rows, differences = await _differences(connection, chain_id, shadow, limit)
-        merged = await _merge(connection, shadow.keys)
+        noted = await note_differences(connection, chain_id, shadow.keys)
+        rows, differences = await _told(connection, shadow, noted, limit)
+        merged = await _merge(connection, {table: shadow.keys[table] for table in noted}) + sum(noted.values())
         if merged:
             await _announce(connection, chain_id, chain)
     return Rebuilt(rows, differences, merged)
@@ -157,33 +159,24 @@ async def _expect_unmoved(
         raise ContractsChanged(f"chain {chain_id}: its contracts changed while its logs were read; run it again")
 
 
-async def _differences(
-    connection: Connection, chain_id: int, shadow: Shadow, limit: int
+async def _told(
+    connection: Connection, shadow: Shadow, noted: Collection[str], limit: int
 ) -> tuple[int, list[Difference]]:
-    rows = await note_differences(connection, chain_id, shadow.keys)
-    told = await tell_differences(connection, shadow.keys, limit)
-    return shadow.logs + rows, [*shadow.doubts, *told][:limit]
+    """Return how many rows were compared, and what differs in the raw data and in the tables with noted rows."""
+    told = await tell_differences(connection, {table: shadow.keys[table] for table in noted}, limit)
+    return await shadow.count(), [*shadow.doubts, *told][:limit]
 
 
 async def _merge(connection: Connection, keys: Mapping[str, Sequence[str]]) -> int:
-    """Bring the rows that were noted to what the shadow says; return how many. Other rows are not touched."""
+    """Bring the noted rows to what the shadow says, and no other; return how many rows of the ledger."""
     columns = await connection.fetch(queries()["table_columns"], SCHEMA, list(keys))
-    written: dict[str, list[str]] = {row["table_name"]: row["columns"] for row in columns}
-    merged = _count(await connection.execute(queries()["merge_logs"]))
-    for table, key in keys.items():
-        noted: int = await connection.fetchval(f"SELECT count(*) FROM pg_temp.differing_{table}")  # noqa: S608 - ours
-        if noted:
-            stored, differing = (", ".join(f"{side}.{column}" for column in key) for side in ("t", "d"))
-            names = {"schema": SCHEMA, "table": table, "key": ", ".join(key), "columns": ", ".join(written[table])}
-            await connection.execute(_REMOVE.format(**names, stored=stored, noted=differing))
-            await connection.execute(_INSERT.format(**names))
-        merged += noted
-    return merged
-
-
-def _count(status: str) -> int:
-    """Return the rows of a command tag such as `UPDATE 5`."""
-    return int(status.rpartition(" ")[2])
+    for table, written in columns:
+        key = keys[table]
+        stored, noted = (", ".join(f"{side}.{column}" for column in key) for side in ("t", "d"))
+        names = {"schema": SCHEMA, "table": table, "key": ", ".join(key), "columns": ", ".join(written)}
+        await connection.execute(_REMOVE.format(**names, stored=stored, noted=noted))
+        await connection.execute(_INSERT.format(**names))
+    return affected(await connection.execute(queries()["merge_logs"]))
 
 
 async def _announce(connection: Connection, chain_id: int, chain: asyncpg.Record) -> None:

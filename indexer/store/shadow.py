@@ -87,6 +87,12 @@ class Shadow:
         await self._connection.execute(f"SET LOCAL search_path = {SCHEMA}, {_SHADOW_SCHEMA}")
         return self.logs - before
 
+    async def count(self) -> int:
+        """Return how many rows the ledger had, and the shadow has."""
+        counts = " + ".join(f"(SELECT count(*) FROM {_SHADOW_SCHEMA}.{table})" for table in self.keys)  # noqa: S608 - ours
+        rows: int = await self._connection.fetchval(f"SELECT {counts}")
+        return self.logs + rows
+
     async def _slice_end(self, through: int) -> int | None:
         """Return the last block of the next slice of whole blocks; None where there is no log any more."""
         bounds = (self._chain_id, self.last_block, SLICE_LOGS, _SLICE_BYTES, through)
