@@ -82,7 +82,7 @@ class Doorbell:
 
     async def _listen(self, url: str) -> None:
         """Keep one socket open for ever; an outage is told once."""
-        host = urlsplit(url).hostname or "?"
+        host = _host_of(url)
         pause_s, told = self._first_pause_s, False
         while True:
             heads = 0
@@ -108,6 +108,13 @@ class Doorbell:
             self._rung.set()
 
 
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "?"
+    except ValueError:
+        return "?"
+
+
 async def _heads(url: str, silence_s: float) -> AsyncGenerator[str, None]:
     """Yield the hash of each head that the socket tells of; ends where it is closed.
 
@@ -120,7 +127,8 @@ async def _heads(url: str, silence_s: float) -> AsyncGenerator[str, None]:
     ):
         await socket.send_json(_SUBSCRIBE)
         while True:
-            message = await socket.receive(timeout=silence_s)
+            async with asyncio.timeout(silence_s):  # aiohttp's own would begin anew at every pong
+                message = await socket.receive()
             if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
                 return
             said = _MESSAGES.decode(message.data)

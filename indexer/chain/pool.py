@@ -248,16 +248,28 @@ class Pool:
             raise self._all_barred(wanted)
         return await Race(
             members,
-            lambda member: self._attempt(member, operation, wanted.from_block),
+            lambda member: self._start(member, operation, wanted.from_block),
             may_hedge=lambda member: self._may_hedge(member, wanted),
             lost=self._note_lost,
         ).run()
 
-    async def _attempt(
+    def _start(
         self, member: Member, operation: Callable[[Provider], Awaitable[T]], from_block: int | None
-    ) -> T:
+    ) -> asyncio.Task[T]:
         started = self._clock()
-        trial = member.breaker.begin(started)
+        trial = member.breaker.begin(started)  # before anything is awaited, so that nobody else tries it too
+        task = asyncio.create_task(self._attempt(member, operation, from_block, started))
+        if trial:
+            task.add_done_callback(lambda _: member.breaker.end())
+        return task
+
+    async def _attempt(
+        self,
+        member: Member,
+        operation: Callable[[Provider], Awaitable[T]],
+        from_block: int | None,
+        started: float,
+    ) -> T:
         try:
             await admit(member.provider, self.expected_chain, self._anchor)
             result = await operation(member.provider)
@@ -266,8 +278,6 @@ class Pool:
             raise
         finally:
             member.note_rules()
-            if trial:
-                member.breaker.end()
         self._note_success(member, started, from_block)
         return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from indexer.chain.member import Member
@@ -26,7 +26,7 @@ MAX_WAIT_S: Final = 10.0  # longer than that is the caller's affair: it may have
 
 
 class Race(Generic[T]):
-    """Runs `attempt` at the members in order; the first success wins, and what is still under way is cancelled.
+    """Starts an operation at the members in order; the first success wins, and what is still under way is cancelled.
 
     `may_hedge` gives leave to ask a member while another still owes its answer; `lost` hears of a member, and of the
     seconds it had, whose answer came later than that of one asked after it.
@@ -35,13 +35,13 @@ class Race(Generic[T]):
     def __init__(
         self,
         members: Sequence[Member],
-        attempt: Callable[[Member], Awaitable[T]],
+        start: Callable[[Member], asyncio.Task[T]],
         *,
         may_hedge: Callable[[Member], bool],
         lost: Callable[[Member, float], None],
     ) -> None:
         self._waiting = deque(members)
-        self._attempt = attempt
+        self._start_at = start
         self._may_hedge = may_hedge
         self._lost = lost
         self._running: dict[asyncio.Task[T], tuple[Member, float]] = {}  # with the time of its start, oldest first
@@ -67,8 +67,7 @@ class Race(Generic[T]):
 
     def _start(self) -> None:
         member = self._waiting.popleft()
-        task = asyncio.ensure_future(self._attempt(member))
-        self._running[task] = (member, time.monotonic())
+        self._running[self._start_at(member)] = (member, time.monotonic())
 
     def _patience_s(self) -> float | None:
         """Say how long to wait for the newest start before one more is made."""

@@ -65,7 +65,7 @@ RANGE_CASES = [
     ("publicnode plain", "maximum block range: 500", 500),
     ("firefly", "EXCEED MAXIMUM BLOCK RANGE: 5,000", 5000),
     ("hyperliquid", "query exceeds max block range 1000", 1000),
-    ("reth", "Query exceeds max block range 100,000", HALF),
+    ("reth", "Query exceeds max block range 100,000", 99_999),
     ("swell", "block range greater than 10000 max", 10_000),
     ("somnia", "block range exceeds 1000", 1000),
     ("merkle 10k", "range is too large, max is 10k blocks", 10_000),
@@ -149,7 +149,7 @@ def test_chainstack_hint_has_a_second_step() -> None:
     error = refusal("Block range limit exceeded.")
 
     assert isinstance(error, ShrinkRange)
-    assert after_refusal(start_span(10_000), error.refusal(BlockRange(0, 9_999))).span == 100
+    assert after_refusal(start_span(9_999), error.refusal(BlockRange(0, 9_998))).span == 100
 
 
 OTHER_CASES: list[tuple[str, type[ProviderError]]] = [
