@@ -151,7 +151,7 @@ class HeaderProof:
         """
         if self.hashes.suspended:
             return False
-        if header.fields["receiptsRoot"] == _EMPTY_ROOT:
+        if has_no_transactions(header):
             return True
         bloom = header.bloom
         return (
@@ -162,6 +162,11 @@ class HeaderProof:
 
 
 _EMPTY_ROOT: Final = hexed(EMPTY_ROOT)
+
+
+def has_no_transactions(header: Header) -> bool:
+    """Say whether the header has the receipts root of a block without transactions."""
+    return header.fields["receiptsRoot"] == _EMPTY_ROOT
 
 
 def excludes(header: Header, logs: Iterable[RawLog]) -> bool:

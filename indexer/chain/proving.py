@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from random import SystemRandom
 from typing import Final
 
 import structlog
 
 from indexer.chain import codec
-from indexer.chain.checks import HeaderProof, excludes
+from indexer.chain.checks import HeaderProof, excludes, has_no_transactions
 from indexer.chain.codec import Header, ReceiptJson, hexed
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Call, Provider
@@ -34,14 +35,18 @@ log = structlog.get_logger()
 A_REQUEST: Final = 8  # blocks whose receipts are asked for at once; one of 250 receipts is about 1 MB of JSON
 LATE_S: Final = (0.2, 0.4)  # receipts of the newest block may come a moment after its header
 FAILURES: Final = 5  # in a row, after which a provider is taken not to serve receipts
+SAMPLE: Final = 0.01  # of the blocks that their blooms call empty: late or partial blooms are found out
 RETRY_S: Final = 300.0  # until it is asked for them again, and a suspended check tried again
 
 
 class ReceiptsProof:
     """Proves logs of blocks over the providers of one chain."""
 
-    def __init__(self, pool: Pool, proof: HeaderProof, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, pool: Pool, proof: HeaderProof, *, sample: float = SAMPLE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.mismatches = 0  # blocks for which eth_getLogs said something else
+        self.sample = sample
         self._pool = pool
         self._proof = proof
         self._clock = clock
@@ -49,6 +54,7 @@ class ReceiptsProof:
         self._lacking_until = dict.fromkeys(pool.providers, 0.0)
         self._by_number: set[Provider] = set()  # these take no hashes
         self._retry_at = 0.0
+        self._random = SystemRandom()
 
     @property
     def worth_trying(self) -> bool:
@@ -63,19 +69,18 @@ class ReceiptsProof:
         return any(until <= now for until in self._lacking_until.values())
 
     async def prove(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> dict[int, list[RawLog]]:
-        """Return the logs of these addresses in each block, by block number.
+        """Return the logs of these addresses in each block, by block number; all receipts are read.
 
         Raises MethodMissing where nobody serves receipts, Inconsistent where they do not have the root, another
         ProviderError where they cannot be had now.
         """
         if not self._proof.receipts_hold:
             raise MethodMissing("", "receipts prove nothing on this chain")
-        logs: dict[int, list[RawLog]] = {header.ref.number: [] for header in headers}
-        doubtful = [header for header in headers if not self._proof.proves_empty(header, addresses)]
-        for start in range(0, len(doubtful), A_REQUEST):
-            part = doubtful[start : start + A_REQUEST]
-            for header, found in zip(part, await self._read(part, addresses), strict=True):
-                logs[header.ref.number] = found
+        logs: dict[int, list[RawLog]] = {}
+        for start in range(0, len(headers), A_REQUEST):
+            part = headers[start : start + A_REQUEST]
+            numbers = [header.ref.number for header in part]
+            logs |= zip(numbers, await self._read(part, addresses), strict=True)
         return logs
 
     async def settle(
@@ -83,10 +88,14 @@ class ReceiptsProof:
     ) -> list[RawLog] | None:
         """Replace what eth_getLogs `told` of these blocks by what is proven; None where no proof is to be had.
 
-        Raises ProviderError where one may be had by asking again.
+        Blocks of which nothing was told, and that their headers prove empty, are not read, but for a sample. Raises
+        ProviderError where a proof may be had by asking again.
         """
+        claimed: dict[int, list[RawLog]] = {header.ref.number: [] for header in headers}
+        for one in told:
+            claimed[one.block_number].append(one)
         try:
-            proven = await self.prove(headers, addresses)
+            proven = await self._prove_doubtful(headers, claimed, addresses)
         except MethodMissing:
             return None
         except (Inconsistent, PastHead, Pruned) as error:
@@ -95,27 +104,33 @@ class ReceiptsProof:
             self._retry_at = self._clock() + RETRY_S
             log.info("receipts_unproven", host=error.host, why=error.text)
             return None
-        self._compare(host, headers, told, proven)
-        return [one for header in headers for one in proven[header.ref.number]]
+        for number, found in proven.items():
+            self._compare(host, number, claimed[number], found)
+        return [one for number in sorted(proven) for one in proven[number]]
 
-    def _compare(
-        self, host: str, headers: Sequence[Header], told: Sequence[RawLog], proven: dict[int, list[RawLog]]
-    ) -> None:
-        claimed: dict[int, list[RawLog]] = {header.ref.number: [] for header in headers}
-        for one in told:
-            claimed[one.block_number].append(one)
-        for header in headers:
-            number = header.ref.number
-            if same_logs(claimed[number], proven[number]):
-                continue
-            self.mismatches += 1
-            log.warning(
-                "proof_mismatch",
-                host=host,
-                block_number=number,
-                told=len(claimed[number]),
-                proven=len(proven[number]),
-            )
+    async def _prove_doubtful(
+        self, headers: Sequence[Header], claimed: Mapping[int, Sequence[RawLog]], addresses: frozenset[bytes]
+    ) -> dict[int, list[RawLog]]:
+        proven: dict[int, list[RawLog]] = {}
+        while True:
+            trusted = self._proof.blooms.in_force
+            doubtful = [header for header in headers if self._is_doubtful(header, claimed, addresses)]
+            proven |= await self.prove([header for header in doubtful if header.ref.number not in proven], addresses)
+            if self._proof.blooms.in_force == trusted:
+                return proven
+
+    def _is_doubtful(
+        self, header: Header, claimed: Mapping[int, Sequence[RawLog]], addresses: frozenset[bytes]
+    ) -> bool:
+        if claimed[header.ref.number] or not self._proof.proves_empty(header, addresses):
+            return True
+        return not has_no_transactions(header) and self._random.random() < self.sample
+
+    def _compare(self, host: str, number: int, told: Sequence[RawLog], proven: Sequence[RawLog]) -> None:
+        if same_logs(told, proven):
+            return
+        self.mismatches += 1
+        log.warning("proof_mismatch", host=host, block_number=number, told=len(told), proven=len(proven))
 
     async def _read(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> list[list[RawLog]]:
         return await self._pool.run(

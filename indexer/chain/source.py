@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from indexer.chain import checks, codec
 from indexer.chain.admission import identity
 from indexer.chain.checks import HeaderProof
-from indexer.chain.codec import Header, hexed
+from indexer.chain.codec import hexed
 from indexer.chain.doorbell import Doorbell
+from indexer.chain.fetches import LogFetch
 from indexer.chain.pool import Pool
 from indexer.chain.provider import REQUEST_TIMEOUT_S, Call, Provider
 from indexer.chain.proving import ReceiptsProof
-from indexer.chain.questions import Fetched, Question
+from indexer.chain.questions import Question
 from indexer.chain.reading import Reader
 from indexer.chain.receipts import same_logs
 from indexer.chain.refusals import (
@@ -26,14 +27,10 @@ from indexer.chain.refusals import (
     ProviderError,
     Pruned,
     RateLimited,
-    TimedOut,
-    TooManyResults,
 )
 from indexer.chain.survey import heads_calls
 from indexer.core.chains import ALL_HOLD, Switches
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof, RawLog
-
-HEADERS_AT_ONCE: Final = 500  # 3 kB each, several ranges in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,7 @@ class Source:
         self.proof = HeaderProof(proof, switches)
         self._reader = Reader(self.proof)
         self._receipts = ReceiptsProof(pool, self.proof)
+        self._logs = LogFetch(pool, self.proof, self._reader, self._receipts)
 
     @classmethod
     def open(
@@ -181,27 +179,19 @@ class Source:
         return tuple(header.ref for header in headers)
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
-        """Fetch all logs of the addresses in the range, and the header of its last block, in one HTTP request.
+        """Fetch all logs of the addresses in a range that is final, and the header of its last block.
 
-        `Batch.blocks` also holds the headers of the blocks with logs, where they had to be asked for to know the time;
-        at the level "receipts" all headers. Raises ShrinkRange (never for one block), PastHead, or another RpcError.
+        As `LogFetch.fetch` does. Raises ShrinkRange (never for one block), PastHead, or another RpcError.
         """
-        question = Question(wanted, tuple(addresses))
-        return await self._fetch_proven(question) or await self._fetch_plain(question)
+        return await self._logs.fetch(Question(wanted, tuple(addresses)))
 
     async def fetch_linked(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
-        """Fetch as `fetch` does, and every header: the logs are all of one chain, and of the blocks' own times.
-
-        A block whose bloom speaks for logs that the answer lacks is asked for again by its hash (fault F3). Raises
-        Inconsistent too where the chain changed between the requests.
-        """
-        question = Question(wanted, tuple(addresses))
-        return await self._fetch_proven(question) or await self._fetch_with_headers(question)
+        """Fetch as `fetch` does, and every header: the logs are all of one chain, and of the blocks' own times."""
+        return await self._logs.fetch_linked(Question(wanted, tuple(addresses)))
 
     async def fetch_block(self, block: BlockRef, addresses: Sequence[bytes]) -> Batch:
         """Fetch the logs of exactly this block, by its hash. Raises PastHead where a reorg removed it."""
-        question = Question(BlockRange(block.number, block.number), tuple(addresses), block)
-        return await self._fetch_proven(question) or await self._fetch_plain(question)
+        return await self._logs.fetch(Question(BlockRange(block.number, block.number), tuple(addresses), block))
 
     async def prove(self, numbers: Sequence[int], addresses: Sequence[bytes]) -> tuple[ProvenBlock, ...]:
         """Return the canonical blocks of these ascending numbers, with their logs as the receipts root has them.
@@ -211,7 +201,7 @@ class Source:
         """
         if not numbers:
             return ()
-        headers = await self._headers(numbers)
+        headers = await self._logs.headers(numbers)
         logs = await self._receipts.prove(headers, frozenset(addresses))
         return tuple(ProvenBlock(header.ref, tuple(logs[header.ref.number])) for header in headers)
 
@@ -259,111 +249,6 @@ class Source:
         """
         params = [{"to": hexed(to), "data": hexed(data)}, {"blockHash": hexed(block_hash)}]
         return await self.pool.run(lambda provider: _called(provider, Call("eth_call", params, codec.QUANTITY)))
-
-    async def _headers(self, numbers: Sequence[int]) -> list[Header]:
-        return await self.pool.run(lambda provider: self._reader.headers(provider, numbers), from_block=numbers[0])
-
-    async def _fetch_proven(self, question: Question) -> Batch | None:
-        """Fetch with the receipts root of every block that may hold logs; None where that is not to be had."""
-        if not self._receipts.worth_trying:
-            return None
-        before = self.proof.slips
-        fetched = await self._fetch_once(question, avoid=None)
-        blocks: list[BlockRef] = []
-        logs: list[RawLog] = []
-        async for headers in self._stretches(question, fetched):
-            checks.check_continues("", blocks, headers)
-            numbers = {header.ref.number for header in headers}
-            told = [log for log in fetched.logs if log.block_number in numbers]
-            host = fetched.provider.host
-            proven = await self._receipts.settle(host, headers, told, frozenset(question.addresses))
-            if proven is None:
-                return None
-            blocks += (header.ref for header in headers)
-            logs += proven
-        _check_last(blocks[-1], fetched)
-        return Batch(question.wanted, tuple(blocks), tuple(logs), self.proof.reached(before, proven=True))
-
-    async def _stretches(self, question: Question, fetched: Fetched) -> AsyncGenerator[Sequence[Header]]:
-        """Yield all headers of the range, so many at a time that they do not fill the memory."""
-        wanted = question.wanted
-        if len(wanted) == 1:
-            yield (fetched.head,)
-            return
-        for first in range(wanted.from_block, wanted.to_block + 1, HEADERS_AT_ONCE):
-            yield await self._headers(range(first, min(first + HEADERS_AT_ONCE, wanted.to_block + 1)))
-
-    async def _fetch_plain(self, question: Question) -> Batch:
-        before = self.proof.slips
-        fetched = await self._fetch(question)
-        blocks = tuple(header.ref for header in fetched.headers)
-        return Batch(question.wanted, blocks, fetched.logs, self.proof.reached(before, proven=False))
-
-    async def _fetch_with_headers(self, question: Question) -> Batch:
-        before = self.proof.slips
-        wanted = question.wanted
-        fetched = await self._fetch(question)
-        found = await self._headers(range(wanted.from_block, wanted.to_block + 1))
-        headers = {header.ref.number: header for header in found}
-        _check_last(found[-1].ref, fetched)
-        logs = [*fetched.logs, *await self._kept_back(fetched, found[:-1], question.addresses)]
-        checks.check_hashes("", logs, headers)
-        self.proof.check_blooms(fetched.provider.host, found, logs)
-        timed = [replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
-        blocks = tuple(header.ref for header in found)
-        return Batch(wanted, blocks, tuple(checks.in_order("", timed)), self.proof.reached(before, proven=False))
-
-    async def _kept_back(
-        self, fetched: Fetched, headers: Sequence[Header], addresses: tuple[bytes, ...]
-    ) -> list[RawLog]:
-        """Return the logs of the blocks that seem to lack some, asked for by hash, best at another provider."""
-        answered = {log.block_number for log in fetched.logs}
-        doubtful = [
-            header.ref
-            for header in headers
-            if header.ref.number not in answered and self.proof.hints_at(header, addresses)
-        ]
-        if not doubtful:
-            return []
-        return await self.pool.run(
-            lambda provider: self._reader.logs_of_blocks(provider, doubtful, addresses), avoid=fetched.provider
-        )
-
-    async def _fetch(self, question: Question) -> Fetched:
-        fetched = await self._fetch_once(question, avoid=None)
-        if self._doubtful(fetched, question) and not await self._empty_elsewhere(fetched, question):
-            fetched = await self._fetch_once(question, avoid=fetched.provider)
-            if self._doubtful(fetched, question):
-                raise Inconsistent(fetched.provider.host, f"keeps back the logs of block {question.wanted.to_block}")
-        return fetched
-
-    async def _fetch_once(self, question: Question, avoid: Provider | None) -> Fetched:
-        first = question.wanted.from_block
-        try:
-            return await self.pool.run(
-                lambda provider: self._reader.logs(provider, question), avoid=avoid, from_block=first
-            )
-        except TimedOut as error:
-            if len(question.wanted) == 1:
-                raise
-            raise TooManyResults(error.host, error.text) from error
-
-    def _doubtful(self, fetched: Fetched, question: Question) -> bool:
-        """Say whether the bloom of the last block speaks for logs that the answer lacks (fault F3)."""
-        lacks = not fetched.logs or fetched.logs[-1].block_number < question.wanted.to_block
-        return lacks and self.proof.hints_at(fetched.head, question.addresses)
-
-    async def _empty_elsewhere(self, fetched: Fetched, question: Question) -> bool:
-        """Ask for the last block's logs again by hash, best another provider: blooms may speak falsely."""
-        last = fetched.head.ref
-        again = Question(BlockRange(last.number, last.number), question.addresses, last)
-        return not (await self._fetch_once(again, avoid=fetched.provider)).logs
-
-
-def _check_last(last: BlockRef, fetched: Fetched) -> None:
-    """Raise Inconsistent where the header that came with the logs is not the last one of the range."""
-    if last.hash != fetched.head.ref.hash:
-        raise Inconsistent("", f"block {last.number} changed while being read")
 
 
 async def _called(provider: Provider, call: Call[str]) -> bytes:
