@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from simulator import Fault, SimChain, SimLog, SimNode, SimRpcError, event_log
+from simulator.texts import RangeText
 
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
@@ -215,6 +216,67 @@ async def test_silently_cut_answer_is_found_out() -> None:
             await source.fetch(BlockRange(0, 3), OURS)
         node.knobs.truncate_at = None
         assert len((await source.fetch(BlockRange(0, 3), OURS)).logs) == 1200
+
+
+async def test_answer_as_long_as_the_longest_before_it_may_be_cut() -> None:
+    """F20: at a cap that nobody knows, which shows itself by the same count again."""
+    chain = SimChain()
+    for _ in range(4):
+        chain.mine([registered(number) for number in range(150)])
+    async with SimNode(chain, truncate_at=333) as node, source_of(node, proof="off") as source:
+        assert len((await source.fetch(BlockRange(0, 3), OURS)).logs) == 333  # nothing tells yet
+        for wanted in (BlockRange(0, 3), BlockRange(1, 3)):
+            with pytest.raises(TooManyResults):
+                await source.fetch(wanted, OURS)
+        assert len((await source.fetch(BlockRange(2, 3), OURS)).logs) == 300
+
+
+async def test_cut_of_one_of_several_requests_is_found_out() -> None:
+    """F20: the cap is on each request, also where addresses are asked for in turns."""
+    chain = SimChain()
+    for _ in range(2):
+        chain.mine([registered(number) for number in range(600)])
+    chain.mine([registered(1, REPUTATION)])
+    async with SimNode(chain, truncate_at=1000, max_addresses=1) as node, source_of(node) as source:
+        with pytest.raises(TooManyResults):
+            await source.fetch(BlockRange(0, 3), OURS)
+
+
+async def test_one_block_that_is_cut_is_read_from_its_receipts() -> None:
+    """F20."""
+    chain = SimChain()
+    chain.mine([registered(number) for number in range(1100)])
+    async with SimNode(chain, truncate_at=1000) as node, source_of(node) as source:
+        assert len((await source.fetch(BlockRange(1, 1), OURS)).logs) == 1100
+        node.knobs.receipts = False
+        assert len((await source.fetch(BlockRange(1, 1), OURS)).logs) == 1000
+
+
+async def test_node_that_falls_behind_between_single_requests_is_not_believed(chain: SimChain) -> None:
+    """F1 where batches are refused: the header came from one node behind the address, the logs from another."""
+    async with SimNode(chain, max_batch=1) as behind, SimNode(chain) as node:
+
+        def fall_behind(method: str, _: list[Any], answer: Any) -> Any:
+            if method != "eth_getLogs":
+                return answer
+            behind.knobs.lag_blocks = 3
+            return answer[:-1]
+
+        async with source_of(behind, node, proof="off") as source:
+            await source.fetch(BlockRange(0, 5), OURS)  # learns that batches are refused
+            behind.intercept = fall_behind
+            assert (await source.fetch(ALL, OURS)).logs == truth(chain, ALL)
+
+
+async def test_rule_that_is_wrong_by_one_is_learned(chain: SimChain) -> None:
+    """F19: "limited to 11 blocks", and 11 are refused."""
+    text = RangeText("block range is too large, limited to {limit} blocks", printed_above=1)
+    async with SimNode(chain, max_range=10, range_refusal=text) as node, source_of(node) as source:
+        for wanted, cap in ((BlockRange(0, 20), 11), (BlockRange(0, 10), 10)):
+            with pytest.raises(RangeTooLarge):
+                await source.fetch(wanted, OURS)
+            assert source.span_cap == cap
+        assert (await source.fetch(BlockRange(0, 9), OURS)).logs == truth(chain, BlockRange(0, 9))
 
 
 async def test_header_that_is_not_its_hash_is_refused_until_it_is_clear_that_the_chain_is_odd(chain: SimChain) -> None:

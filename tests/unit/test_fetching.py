@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from indexer.chain.refusals import PastHead, RangeTooLarge, TooManyResults
+from indexer.core.ranges import start_span
+from indexer.core.types import Batch, BlockRange, BlockRef, Proof
+from indexer.fetching import LINKED_BLOCKS, PROVEN_BLOCKS, Fetcher
+
+HEAD = BlockRef(10_000, b"\x01" * 32, b"\x02" * 32, 0)
+
+
+@dataclass
+class Told:
+    """A source that takes at most `takes` blocks a request, and notes what it is asked."""
+
+    span_cap: int | None = None
+    level: Proof = "logs"
+    takes: int = 10_000
+    behind: bool = False
+    asked: list[tuple[str, BlockRange]] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+
+    async def fetch(self, wanted: BlockRange, _: Sequence[bytes]) -> Batch:
+        return await self._answer("fetch", wanted)
+
+    async def fetch_linked(self, wanted: BlockRange, _: Sequence[bytes]) -> Batch:
+        return await self._answer("fetch_linked", wanted)
+
+    async def fetch_block(self, block: BlockRef, _: Sequence[bytes]) -> Batch:
+        return await self._answer("fetch_block", BlockRange(block.number, block.number))
+
+    async def _answer(self, how: str, wanted: BlockRange) -> Batch:
+        self.asked.append((how, wanted))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        if self.behind:
+            raise PastHead("node", "does not have that block")
+        if len(wanted) > self.takes:
+            raise TooManyResults("node", "too many results")
+        return Batch(wanted, (BlockRef(wanted.to_block, b"", b"", 0),), ())
+
+
+def fetcher(source: Told, *, span: int = 1000, final: int = 9_900, concurrency: int = 3) -> Fetcher:
+    return Fetcher(source, (b"\x11" * 20,), concurrency, start_span(span), final)
+
+
+async def ranges(planner: Fetcher, first: int, target: int) -> list[BlockRange]:
+    return [batch.range async for batch in planner.batches(HEAD, first, target)]
+
+
+def joined(parts: Sequence[BlockRange], first: int, target: int) -> bool:
+    return [n for part in parts for n in range(part.from_block, part.to_block + 1)] == list(range(first, target + 1))
+
+
+async def test_ranges_come_in_order_and_are_fetched_ahead_while_final() -> None:
+    source = Told()
+    parts = await ranges(fetcher(source), 0, HEAD.number)
+
+    assert joined(parts, 0, HEAD.number)
+    assert source.most_running == 3
+    linked = [wanted for how, wanted in source.asked if how == "fetch_linked"]
+    assert all(how == "fetch" for how, wanted in source.asked if wanted.to_block <= 9_900)
+    assert [wanted.from_block for wanted in linked] == [9_901]
+    assert max(map(len, linked)) <= LINKED_BLOCKS
+
+
+async def test_head_alone_is_asked_for_by_its_hash() -> None:
+    source = Told()
+    await ranges(fetcher(source), HEAD.number, HEAD.number)
+
+    assert source.asked == [("fetch_block", BlockRange(HEAD.number, HEAD.number))]
+
+
+async def test_rule_of_the_provider_that_is_asked_binds_no_longer_than_it_is_asked() -> None:
+    """F17: a fallback's cap is forgotten when the preferred provider is back."""
+    source = Told(span_cap=10)
+    planner = fetcher(source, concurrency=1)
+    assert {len(part) for part in await ranges(planner, 0, 99)} == {10}
+
+    source.span_cap = None
+    assert len((await ranges(planner, 100, 5_000))[0]) == 1000
+
+
+async def test_refused_range_is_asked_for_again_in_smaller_pieces_without_a_hole() -> None:
+    source = Told(takes=70)
+    parts = await ranges(fetcher(source), 0, 2_000)
+
+    assert joined(parts, 0, 2_000)
+    assert max(map(len, parts)) <= 70
+
+
+async def test_range_past_the_head_is_no_reason_to_shrink() -> None:
+    source = Told(behind=True)
+    planner = fetcher(source)
+    with pytest.raises(PastHead):
+        await ranges(planner, 0, 2_000)
+
+    assert planner.span.span == 1000
+
+
+async def test_single_block_that_is_refused_ends_in_the_error() -> None:
+    with pytest.raises(TooManyResults):
+        await ranges(fetcher(Told(takes=0)), 0, 100)
+
+
+async def test_rule_that_only_the_refusal_tells_is_kept_to() -> None:
+    """The preferred provider has no rule, but it is another one that answers."""
+
+    class Other(Told):
+        async def _answer(self, how: str, wanted: BlockRange) -> Batch:
+            if len(wanted) > 50:
+                raise RangeTooLarge("node", "at most 50 blocks", (50,))
+            return await super()._answer(how, wanted)
+
+    parts = await ranges(fetcher(Other(), concurrency=1), 0, 500)
+
+    assert joined(parts, 0, 500)
+    assert len(parts[0]) == 50
+
+
+async def test_ranges_that_are_proven_stay_small() -> None:
+    source = Told(level="receipts")
+    parts = await ranges(fetcher(source, span=100_000), 0, 5_000)
+
+    assert max(map(len, parts)) == PROVEN_BLOCKS
