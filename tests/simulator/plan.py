@@ -58,6 +58,7 @@ class Plan:
     receipt_kinds: tuple[int, ...]
     providers: tuple[Habits, ...]
     turns: tuple[Turn, ...]
+    reorgs: float = 0.25  # share of the changes
 
     @property
     def alone(self) -> bool:
@@ -88,6 +89,20 @@ def draw(seed: int, *, proof: Proof | None = None, providers: int | None = None)
         providers=habits,
         turns=_turns(Random(f"turns/{seed}"), habits),
     )
+
+
+def steady(seed: int, *, proof: Proof, faulty: float, reorgs: float) -> Plan:
+    """Plan three providers that fail at the same rate all the time; all but the last lie at that rate too."""
+    random = Random(f"steady/{seed}")
+    told = [lie for lie in get_args(Lie) if proof == "receipts" or lie not in NEED_RECEIPTS]
+    faults: tuple[Fault, ...] = ("500", "html", "closed", "garbage", "null", "413")
+    failing = dict.fromkeys(faults, faulty / len(faults))
+    lying = dict.fromkeys(told, faulty)  # each fits one method or two, so about that share of all answers is bent
+    habits = tuple(
+        Habits(honest=n == 2, knobs={"finalized_depth": FINAL}, faults=failing, lies=lying if n < 2 else {})
+        for n in range(3)
+    )
+    return Plan(seed, proof, 200, 4, random.choice((ETHEREUM_KINDS, OPTIMISM_KINDS)), habits, (), reorgs)
 
 
 def _habits(random: Random, proof: Proof, count: int, *, honest: bool) -> Habits:

@@ -120,7 +120,7 @@ class World:
 
     async def change(self) -> None:
         """Mine a block, or replace some of the last ones, now and then by fewer; then let the weather turn."""
-        if self.random.random() < 0.75:
+        if self.random.random() >= self.plan.reorgs:
             self.chain.mine(self._block(4))
         else:
             depth = self.random.choice((1, 1, 2, 3, self.random.randrange(1, DEEPEST)))

@@ -24,6 +24,7 @@ from simulator.plan import draw
 from indexer.embedded.postgres import postgres
 from indexer.store.migrations import migrate
 from soak.house import Servers
+from soak.long import LongRun, plan_of
 from soak.season import Season
 
 AT_A_TIME: Final = 2
@@ -39,11 +40,14 @@ def main() -> int:
     parser.add_argument("--proof", choices=("logs", "receipts"), help="for all seeds; else each draws its own")
     parser.add_argument("--providers", type=int, help="for all seeds; else each draws its own")
     parser.add_argument("--jobs", type=int, default=AT_A_TIME, help=f"seeds at a time (default {AT_A_TIME})")
+    parser.add_argument("--long", action="store_true", help="one world for --seconds, with samples of what it holds")
     parser.add_argument("--one", metavar="FOLDER", help=argparse.SUPPRESS)  # what this program calls itself with
     parser.add_argument("--postgres", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         return asyncio.run(_one(args))
+    if args.long:
+        return asyncio.run(_long(args))
     return asyncio.run(_many(args))
 
 
@@ -62,9 +66,23 @@ async def _one(args: argparse.Namespace) -> int:
     return 0
 
 
+async def _long(args: argparse.Namespace) -> int:
+    folder = _new_folder()
+    plan = plan_of(args.seed[0] if args.seed else SystemRandom().randrange(10**6), args.proof or "receipts")
+    async with _servers(folder) as servers:
+        try:
+            outcome = await LongRun(plan, servers, folder, args.seconds).run()
+        except AssertionError as error:
+            outcome = {"seed": plan.seed, "failed": str(error)[:3000], "kept": str(folder)}
+    print(json.dumps(outcome))
+    if "failed" in outcome:
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
 async def _many(args: argparse.Namespace) -> int:
-    folder = Path(tempfile.mkdtemp(prefix="erc8004-soak-"))
-    folder.chmod(0o755)  # PostgreSQL may run as another user
+    folder = _new_folder()
     failed: list[int] = []
     done = 0
     async with _servers(folder) as servers:
@@ -86,6 +104,12 @@ async def _many(args: argparse.Namespace) -> int:
     if not failed:
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if failed else 0
+
+
+def _new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="erc8004-soak-"))
+    folder.chmod(0o755)  # PostgreSQL may run as another user
+    return folder
 
 
 def _seeds(args: argparse.Namespace) -> Iterator[int]:

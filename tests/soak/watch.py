@@ -13,7 +13,6 @@ from simulator.world import World
 
 from soak.house import AWAY
 
-LOOK_EVERY_S: Final = 0.1
 WINDOW: Final = 400  # blocks below the checkpoint that are compared at each look
 
 _STATUS: Final = "SELECT checkpoint_block, checkpoint_hash, finalized_block FROM erc8004.v_erc8004_indexer_status"
@@ -30,6 +29,7 @@ class Reader:
     url: str
     world: World
     addresses: frozenset[bytes]
+    every_s: float = 0.1
     looks: int = 0
     unmended: int = 0
 
@@ -52,10 +52,10 @@ class Reader:
                 try:
                     while True:
                         await self._once(connection)
-                        await asyncio.sleep(LOOK_EVERY_S)
+                        await asyncio.sleep(self.every_s)
                 finally:
                     connection.terminate()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self.every_s)
 
     async def _once(self, connection: asyncpg.Connection) -> None:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
