@@ -12,9 +12,9 @@ log = structlog.get_logger()
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 15.0
-_ALARM: Final = 0.9
-"""Share of the time after which silence is an alarm: it shall be heard, and the restart be under way, before all of it
-is over."""
+_ALARM: Final = 0.85
+"""Share of the time after which silence is an alarm: it shall be heard before all of it is over, although the heads of
+the providers that are not asked are a few seconds old."""
 
 Fault = Literal["database", "provider"]
 
