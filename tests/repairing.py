@@ -25,6 +25,7 @@ from indexer.store.coverage import Coverage
 from indexer.store.database import Database
 from indexer.store.leases import Leases
 from indexer.store.positions import Positions
+from indexer.store.rebuild import rebuild
 from indexer.store.slices import Slices
 
 
@@ -100,12 +101,20 @@ async def blocks_with_logs(database: Database) -> list[int]:
 
 
 async def drop_logs(database: Database, first: int, last: int) -> int:
-    """Lose what the chain has of some blocks, as if their answer had kept it back; return how many logs."""
+    """Lose what the chain has of some blocks, as if their answer had kept it back; return how many logs.
+
+    The state is computed anew: it is a function of the rows.
+    """
     for table in TYPED_TABLES:
         await execute(database, f"DELETE FROM {table} WHERE block_number BETWEEN $1 AND $2", first, last)
     async with database.transaction() as connection:
-        gone = await connection.execute("DELETE FROM logs WHERE block_number BETWEEN $1 AND $2", first, last)
-    return int(gone.split()[1])
+        gone = await connection.fetch(
+            "DELETE FROM logs WHERE block_number BETWEEN $1 AND $2 RETURNING event", first, last
+        )
+    undecodable = sum(row["event"] is None for row in gone)
+    await execute(database, "UPDATE chain_totals SET undecodable = undecodable - $1", undecodable)
+    await rebuild(database, CHAIN_ID, RowBuilder(ChainId(CHAIN_ID), [DEPLOYMENT], decoder()))
+    return len(gone)
 
 
 async def invent_log(database: Database, block_number: int) -> None:

@@ -211,6 +211,7 @@ async def test_a_rollback_meanwhile_is_noticed_and_its_blocks_are_fetched_again(
 async def halted(database, node: SimNode) -> None:
     with pytest.raises(BeyondFinality):
         await index(database, [node.url], finality_blocks=10)
+    await execute(database, "UPDATE leases SET expires_at = now() - interval '1 second'")
 
 
 @pytest.mark.parametrize("first", [None, 60, 45, 30], ids=["no --from", "above the parting", "near it", "below it"])

@@ -1,0 +1,309 @@
+"""What keeps the tables whole beside the worker: gaps, proof levels, audits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from indexing import expect_truth, grown, index
+from ledger import CHAIN_ID, Ledger, tables_of
+from repairing import blocks_with_logs, drop_logs, execute, invent_log, open_keeper, value_of, versions
+from simulator.chain import SimChain
+from simulator.node import SimNode
+from structlog.testing import capture_logs
+from workload import DEPLOYMENT, VALIDATIONS
+
+from indexer.core.types import BlockRange, Deployment
+from indexer.keeper import AUDIT_BLOCKS, Keeper
+from indexer.store.coverage import Coverage
+from indexer.store.slices import Unconfirmed
+
+WITHOUT_VALIDATION = replace(DEPLOYMENT, validation=())
+DEADLINE_S = 10.0
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not await holds():  # noqa: ASYNC110 - the rows are written by another task
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(keeper: Keeper) -> AsyncIterator[None]:
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def cut_coverage(database, first: int, last: int) -> None:
+    """Forget that the blocks were fetched, and lose their logs."""
+    await drop_logs(database, first, last)
+    await execute(
+        database,
+        "INSERT INTO coverage SELECT chain_id, address, $2::bigint + 1, to_block, proof FROM coverage "
+        "WHERE from_block < $1 AND to_block > $2",
+        first,
+        last,
+    )
+    await execute(
+        database, "UPDATE coverage SET to_block = $1::bigint - 1 WHERE $1 BETWEEN from_block AND to_block", first
+    )
+
+
+async def gap_blocks(database) -> int:
+    return await value_of(database, "SELECT gap_blocks FROM erc8004.v_erc8004_indexer_status")
+
+
+async def levels(database) -> set[str]:
+    return {one.proof for held in (await Coverage(database, CHAIN_ID).intervals()).values() for one in held}
+
+
+# --- gaps -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_gap_is_filled_by_itself(database, clean) -> None:
+    chain, _ = grown(1, 120)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        await cut_coverage(database, 30, 49)
+        assert await gap_blocks(database) == 20
+        with capture_logs() as lines:
+            async with open_keeper(database, [node.url]) as keeper, running(keeper):
+                await until(lambda: has_no_gap(database))
+
+    assert [(one["from_block"], one["to_block"]) for one in lines if one["event"] == "gap_filled"] == [(30, 49)]
+    assert keeper.counters.filled_blocks == 20
+    await expect_truth(database, clean, chain)
+
+
+async def has_no_gap(database) -> bool:
+    return await gap_blocks(database) == 0
+
+
+async def test_a_gap_up_to_the_head_is_filled_too(database, clean) -> None:
+    chain, _ = grown(2, 100)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        await drop_logs(database, 20, 100)
+        await execute(database, "UPDATE coverage SET to_block = 19")
+        async with open_keeper(database, [node.url], span=25) as keeper:
+            await keeper.settle()
+
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_contract_added_in_the_settings_is_fetched_without_touching_other_rows(database, clean) -> None:
+    chain, _ = grown(3, 120)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=WITHOUT_VALIDATION)
+        before = await versions(database)
+        async with open_keeper(database, [node.url], deployments=[DEPLOYMENT]) as keeper:
+            await keeper.settle()
+
+    assert before <= await versions(database)
+    assert await gap_blocks(database) == 0
+    await expect_truth(database, clean, chain)
+
+
+async def test_an_added_contract_is_fetched_from_its_own_first_block(database) -> None:
+    chain, _ = grown(3, 120)
+    added = Deployment(b"\x70" * 20, b"\x71" * 20, VALIDATIONS, 40)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=WITHOUT_VALIDATION)
+        async with open_keeper(database, [node.url], deployments=[WITHOUT_VALIDATION, added]) as keeper:
+            await keeper.settle()
+
+    stored = "SELECT count(*) FROM logs WHERE address = ANY ($1::bytea[])"
+    assert await value_of(database, stored, list(VALIDATIONS)) == len(chain.logs(VALIDATIONS, BlockRange(40, 120)))
+    assert await gap_blocks(database) == 0
+
+
+async def test_a_contract_that_begins_before_the_chain_does_is_fetched_from_there(database, clean) -> None:
+    chain, _ = grown(4, 120)
+    late = Deployment(DEPLOYMENT.identity, DEPLOYMENT.reputation, (), 60)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=late)
+        before = await versions(database)
+        async with open_keeper(database, [node.url], deployments=[DEPLOYMENT]) as keeper:
+            await keeper.settle()
+
+    assert before <= await versions(database)
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_removed_contract_keeps_its_rows(database) -> None:
+    chain, _ = grown(5, 80)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        before = await tables_of(database)
+        async with open_keeper(database, [node.url], deployments=[WITHOUT_VALIDATION]) as keeper:
+            await keeper.settle()
+
+    assert await tables_of(database) == before
+    assert await gap_blocks(database) == 0
+
+
+async def test_a_gap_that_nobody_confirms_stays_one_and_the_others_are_filled(database) -> None:
+    chain, _ = grown(6, 120)
+    async with SimNode(chain, receipts=False) as node:
+        await index(database, [node.url])
+        await cut_coverage(database, 60, 69)
+        await cut_coverage(database, 30, 39)
+        # In a gap stands a log that nobody vouches for.
+        await invent_log(database, next(one for one in await blocks_with_logs(database) if one >= 40))
+        await execute(database, "UPDATE coverage SET from_block = 50 WHERE from_block = 40")
+        async with open_keeper(database, [node.url], span=10) as keeper:
+            with pytest.raises(Unconfirmed):
+                await keeper.settle()
+        gaps = await Coverage(database, CHAIN_ID).gaps("logs")
+
+    assert [(one.range.from_block, one.range.to_block) for one in gaps] == [(40, 49)]
+    assert await value_of(database, "SELECT count(*) FROM logs WHERE defect = 'invented'") == 1
+
+
+async def test_a_fault_is_told_once_and_the_gap_is_filled_when_it_has_passed(database, clean) -> None:
+    chain, _ = grown(7, 80)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        await cut_coverage(database, 30, 39)
+        with capture_logs() as lines:
+            async with open_keeper(database, [node.url]) as keeper:
+                keeper.source.pool._rounds = 1  # type: ignore[attr-defined]  # its patience is tested elsewhere
+                await node.stop()
+                async with running(keeper):
+                    await until(lambda: failed_twice(keeper))
+                    await node.start()
+                    await until(lambda: has_no_gap(database))
+
+    assert [one["event"] for one in lines].count("keeper_failed") == 1
+    await expect_truth(database, clean, chain)
+
+
+async def failed_twice(keeper: Keeper) -> bool:
+    return keeper._failures >= 2
+
+
+# --- proof ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_proof_is_raised_later_and_finds_what_was_kept_back(database, clean) -> None:
+    chain, _ = grown(8, 120)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        lost = (await blocks_with_logs(database))[6]
+        gone = await drop_logs(database, lost, lost)
+        assert await levels(database) == {"logs"}
+        with capture_logs() as lines:
+            async with open_keeper(database, [node.url], proof="receipts", span=40) as keeper:
+                await keeper.settle()
+
+    assert await levels(database) == {"receipts"}
+    assert [(one["from_block"], one["changes"]) for one in lines if one["event"] == "ledger_repaired"] == [
+        (lost // 40 * 40, gone)
+    ]
+    assert keeper.counters.repaired_logs == gone
+    await expect_truth(database, clean, chain)
+
+
+async def test_without_receipts_the_proof_stays_where_it_is_and_nobody_is_asked_again_and_again(database) -> None:
+    chain, _ = grown(9, 80)
+    async with SimNode(chain, receipts=False) as node:
+        await index(database, [node.url])
+        async with open_keeper(database, [node.url], proof="receipts") as keeper:
+            await keeper.settle()
+            asked = node.http_requests
+            for _ in range(5):
+                await keeper.mend()
+
+    assert await levels(database) == {"logs"}
+    assert node.http_requests == asked
+
+
+# --- audit ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_audit_finds_and_repairs_a_log_that_was_kept_back(database, clean) -> None:
+    chain, _ = grown(10, 90)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        lost = (await blocks_with_logs(database))[9]
+        await drop_logs(database, lost, lost)
+        with capture_logs() as lines:
+            async with open_keeper(database, [node.url]) as keeper, running(keeper):
+                await until(lambda: holds(database, lost))
+
+    [told] = [one for one in lines if one["event"] == "ledger_repaired"]
+    assert told["from_block"] == lost
+    assert keeper.counters.proof_mismatches == 1
+    await expect_truth(database, clean, chain)
+
+
+async def holds(database, block: int) -> bool:
+    return block in await blocks_with_logs(database)
+
+
+async def test_the_audit_removes_what_the_chain_does_not_have_and_looks_around_it(database, clean) -> None:
+    chain, _ = grown(11, 90)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        wrong = (await blocks_with_logs(database))[8]
+        near = (await blocks_with_logs(database))[10]
+        await invent_log(database, wrong)
+        await drop_logs(database, near, near)
+        async with open_keeper(database, [node.url]) as keeper:
+            keeper.positions = OneBlock(wrong)
+            assert await keeper.audit() == [wrong, near]
+
+    await expect_truth(database, clean, chain)
+
+
+class OneBlock:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    async def draw(self, *_: object) -> list[int]:
+        return [self.number]
+
+
+async def test_the_audit_leaves_what_is_right_untouched_and_coverage_in_one_piece(database) -> None:
+    chain, _ = grown(12, 90)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        before = await versions(database)
+        pieces = await value_of(database, "SELECT count(*) FROM coverage")
+        async with open_keeper(database, [node.url]) as keeper:
+            for _ in range(5):
+                assert await keeper.audit() == []
+
+    assert node.calls["eth_getBlockReceipts"] > 0
+    assert await versions(database) == before
+    assert await value_of(database, "SELECT count(*) FROM coverage") == pieces
+
+
+@pytest.mark.parametrize(("proof", "receipts"), [("off", True), ("logs", False)], ids=["proof off", "no receipts"])
+async def test_no_audit_where_none_is_wanted_or_possible(database, proof, receipts: bool) -> None:
+    chain, _ = grown(13, 80)
+    async with SimNode(chain, receipts=receipts) as node:
+        await index(database, [node.url], finality_blocks=10)
+        node.forget_counts()
+        async with open_keeper(database, [node.url], proof=proof) as keeper, running(keeper):
+            await asyncio.sleep(0.3)
+
+    assert node.calls["eth_getBlockReceipts"] <= AUDIT_BLOCKS  # once
+
+
+async def test_only_final_blocks_are_audited(database) -> None:
+    chain, _ = grown(14, 60)
+    straight = await Ledger.open(database)
+    await straight.index(SimChain(seed=14))
+    async with SimNode(chain) as node, open_keeper(database, [node.url]) as keeper:
+        assert await keeper.audit() == []
+
+    assert node.calls["eth_getBlockReceipts"] == 0
