@@ -34,7 +34,15 @@ async def test_whatever_happens_the_tables_equal_the_truth(
     assert figures["looks"] > 5, json.dumps(figures)
 
 
-def test_differences_name_table_and_rows() -> None:
-    told = differences({"logs": ["a", "c"], "agents": ["x"]}, {"logs": ["a", "b"], "agents": ["x"]})
+def test_differences_name_the_table_and_what_is_unlike() -> None:
+    row = {"block_number": 1, "log_index": 2, "data": "a"}
+    other = {"block_number": 3, "log_index": 0, "data": "b"}
+    expected = {"logs": [json.dumps(row)], "agents": ["{}"]}
+    found = {"logs": [json.dumps({**row, "data": "c"}), json.dumps(other)], "agents": ["{}"]}
 
-    assert told == "logs: 1 rows are missing, 1 are too many: ['b', 'c']"
+    told = differences(found, expected)
+
+    assert "logs: 1 rows are missing, 2 are too many" in told
+    assert "{'data': ('a', 'c')}" in told
+    assert json.dumps(other) in told
+    assert "agents" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 from ledger import Ledger, tables_of
-from processes import chain_table, until
+from processes import chain_table
 from simulator.plan import Plan
 from simulator.world import World
 from workload import DEPLOYMENT
@@ -25,7 +26,7 @@ from soak.watch import Reader
 
 ADDRESSES: Final = frozenset(DEPLOYMENT.addresses)
 BEGIN_S: Final = 45.0  # until something is indexed, whatever the providers do
-CALM_S: Final = 60.0  # until the head is indexed once all providers tell the truth: rests and pauses have to end
+CALM_S: Final = 60.0  # without progress once all providers tell the truth: rests and pauses have to end
 
 _STANDING: Final = "SELECT checkpoint_block, checkpoint_hash, gap_blocks, state FROM erc8004.v_erc8004_indexer_status"
 
@@ -95,26 +96,32 @@ def keep_logs(folder: Path, house: House) -> None:
 async def calm_down(world: World, household: Household) -> None:
     """Let every provider tell the truth, and wait until the head is indexed without a gap."""
     await world.calm()
-    standing = None
-
-    async def caught_up() -> bool:
-        nonlocal standing
+    head = (f"0x{world.chain.head.hash.hex()}", 0)
+    stands: tuple[object, ...] | None = None
+    deadline = time.monotonic() + CALM_S
+    while stands != head:
         household.check()
-        with suppress(*AWAY):
-            connection = await asyncpg.connect(household.house.database_url, timeout=5)
-            try:
-                standing = await connection.fetchrow(_STANDING)
-            finally:
-                connection.terminate()
-        head = f"0x{world.chain.head.hash.hex()}"
-        return standing is not None and (standing["checkpoint_hash"], standing["gap_blocks"]) == (head, 0)
+        before, stands = stands, await _standing(household.house.database_url) or stands
+        if stands != before:
+            deadline = time.monotonic() + CALM_S  # a busy machine may be slow
+        if time.monotonic() > deadline:
+            said = household.daemon.stderr[-5:] if household.daemon else ()
+            raise AssertionError(
+                f"no progress for {CALM_S:g} s from {stands} to {head} after {household.struck}: {said}"
+            )
+        await asyncio.sleep(0.05)
 
-    def told() -> str:
-        said = household.daemon.stderr[-5:] if household.daemon else ()
-        stands = dict(standing) if standing else None
-        return f"head {world.chain.head.number} reached, stands at {stands} after {household.struck}: {said}"
 
-    await until(caught_up, told, deadline_s=CALM_S)
+async def _standing(url: str) -> tuple[object, ...] | None:
+    """Return the checkpoint's hash and the count of blocks not covered; None where nobody answers."""
+    with suppress(*AWAY):
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            row = await connection.fetchrow(_STANDING)
+        finally:
+            connection.terminate()
+        return tuple(row) if row else None
+    return None
 
 
 async def truth(servers: Servers, world: World) -> dict[str, list[Any]]:
@@ -139,11 +146,31 @@ async def tables_at(url: str) -> dict[str, list[Any]]:
 
 
 def differences(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> str:
-    """Name the tables that differ, with the first rows of each side; empty where all is equal."""
+    """Name the tables that differ, with some rows of each; empty where all is equal."""
     told = []
     for table, rows in expected.items():
         lacking, besides = Counter(rows) - Counter(found[table]), Counter(found[table]) - Counter(rows)
         if lacking or besides:
-            some = [row[:400] for row in (*sorted(lacking)[:2], *sorted(besides)[:2])]
+            some = _told(sorted(lacking), sorted(besides))
             told.append(f"{table}: {lacking.total()} rows are missing, {besides.total()} are too many: {some}")
     return "\n".join(told)
+
+
+def _told(lacking: list[str], besides: list[str]) -> list[str]:
+    """Write rows of one side whole, and of a row that both sides have by its key what differs."""
+    others = {_key(row): json.loads(row) for row in besides}
+    told = []
+    for row in lacking[:3]:
+        mine, other = json.loads(row), others.pop(_key(row), None)
+        if other is None:
+            told.append(f"missing {row[:400]}")
+        else:
+            unlike = {name: (mine[name], other[name]) for name in mine if mine[name] != other[name]}
+            told.append(f"{_key(row)}: {unlike}"[:400])
+    return told + [f"besides {json.dumps(other)[:400]}" for other in [*others.values()][:3]]
+
+
+def _key(row: str) -> tuple[object, ...]:
+    names = ("chain_id", "agent_id", "block_number", "log_index", "key", "client_address", "feedback_index")
+    values = json.loads(row)
+    return tuple(values.get(name) for name in names)
