@@ -67,6 +67,10 @@ class Source(LogSource, Protocol):
     def figures(self) -> list[dict[str, object]]:
         """Tell what is known of each provider: `requests` sent, `head`, and its `state` and age in `heard_s`."""
 
+    @property
+    def mismatches(self) -> int:
+        """Count the blocks whose logs were other ones than a provider had said first."""
+
 
 class Sink(Protocol):
     """Where batches go: all of one, or nothing."""
@@ -161,10 +165,12 @@ class Worker:
     _live: bool = False
     _looked_up: float = 0.0
     _highest: int = -1  # head of any provider
+    _mismatches: int = 0  # counted already
     _fetcher: Fetcher = field(init=False)
 
     def __post_init__(self) -> None:
-        """Build the part that fetches ahead."""
+        """Build the part that fetches ahead, and begin to count."""
+        self._mismatches = self.source.mismatches
         self._fetcher = Fetcher(self.source, self.plan.addresses, self.plan.max_concurrency, self.span)
 
     async def run(self) -> None:
@@ -218,6 +224,7 @@ class Worker:
         said = self._finalized_by(tip)
         providers = self.source.figures()
         self.counters.rpc_requests = sum(int(str(one["requests"])) for one in providers)
+        self._count_mismatches()
         self._highest = max(map(_lately_heard, providers), default=-1)
         known = await self.books.observe(
             self.plan.chain_id, tip.head, said if said >= 0 else None, providers, keeps_up=self._keeps_up(tip)
@@ -227,6 +234,11 @@ class Worker:
         if self.progress.target < 0 or self.plan.until is None:
             self.progress.target = self._target(tip)
         return tip
+
+    def _count_mismatches(self) -> None:
+        """Add those of this worker's time; the keeper counts what it finds itself."""
+        self.counters.proof_mismatches += self.source.mismatches - self._mismatches
+        self._mismatches = self.source.mismatches
 
     def _finalized_by(self, tip: Tip) -> int:
         if self.plan.finality_blocks is not None:

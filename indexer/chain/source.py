@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from indexer.chain import checks, codec
 from indexer.chain.admission import identity
 from indexer.chain.checks import HeaderProof
-from indexer.chain.codec import hexed
+from indexer.chain.codec import Header, hexed
 from indexer.chain.doorbell import Doorbell
 from indexer.chain.fetches import LogFetch
 from indexer.chain.pool import Pool
@@ -31,6 +32,8 @@ from indexer.chain.refusals import (
 from indexer.chain.survey import heads_calls
 from indexer.core.chains import ALL_HOLD, Switches
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof, RawLog
+
+_BEHIND_PAUSES_S: Final = (0.3, 0.7, 2.0)  # for a second provider that is a block or two behind to get there
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Source:
         self.pool = pool
         self.bell = bell or Doorbell()
         self.proof = HeaderProof(proof, switches)
+        self._teller: Provider | None = None  # who gave the last headers
         self._reader = Reader(self.proof)
         self._receipts = ReceiptsProof(pool, self.proof)
         self._logs = LogFetch(pool, self.proof, self._reader, self._receipts)
@@ -169,13 +173,32 @@ class Source:
     async def blocks(self, numbers: Sequence[int], *, elsewhere: bool = False) -> tuple[BlockRef, ...]:
         """Return the canonical blocks of these ascending numbers, all from one provider.
 
-        `elsewhere` asks the provider that is preferred now last. Raises PastHead where one is missing everywhere
-        (fault F6), Inconsistent where neighbours do not link.
+        `elsewhere` asks any provider but the one that gave the last such answer, as long as another one answers at all.
+        Raises PastHead where one is missing everywhere (fault F6), Inconsistent where neighbours do not link.
         """
         if not numbers:
             return ()
-        avoid = self.pool.preferred if elsewhere else None
-        headers = await self.pool.run(lambda provider: self._reader.headers(provider, numbers), avoid=avoid)
+        if elsewhere and self._teller is not None and (told := await self._told_elsewhere(numbers, self._teller)):
+            return told
+        return await self._told(numbers)
+
+    async def _told_elsewhere(self, numbers: Sequence[int], teller: Provider) -> tuple[BlockRef, ...]:
+        """Return what another provider says; nothing where none lives, or those that do stay behind."""
+        for pause_s in (*_BEHIND_PAUSES_S, None):
+            try:
+                return await self._told(numbers, exclude=(teller,))
+            except PastHead:
+                if pause_s is not None:
+                    await asyncio.sleep(pause_s)
+            except ProviderError:
+                break
+        return ()
+
+    async def _told(self, numbers: Sequence[int], exclude: Sequence[Provider] = ()) -> tuple[BlockRef, ...]:
+        async def ask(provider: Provider) -> tuple[Provider, list[Header]]:
+            return provider, await self._reader.headers(provider, numbers)
+
+        self._teller, headers = await self.pool.run(ask, exclude=exclude)
         return tuple(header.ref for header in headers)
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
