@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from indexer.chain.breaker import Breaker
+import structlog
+
+from indexer.chain.breaker import Breaker, rest_after
 from indexer.chain.heads import Heard
 from indexer.chain.latency import Latency
 from indexer.chain.provider import MAX_BATCH, Provider
@@ -18,13 +20,18 @@ from indexer.chain.refusals import (
     ProviderError,
     Pruned,
     RateLimited,
+    TimedOut,
+    Transport,
     Unauthorized,
     WrongChain,
 )
 
+log = structlog.get_logger()
+
 FLOOR_KEPT_S: Final = 86_400.0  # after a day it is tried again: providers are exchanged, nodes are synced anew
 FIRST_FLOOR_STEP: Final = 1_000  # blocks; doubled at each refusal, so that a floor is found in few steps
 RULES_KEPT_S: Final = 7 * 86_400.0  # after which rules of an earlier run are learned anew: plans are changed
+LOST_RACES: Final = 2  # in a row, after which a slow provider rests
 MAX_SHOWN: Final = 160  # characters of an error in the figures
 
 _STATES: Final = (  # the first that fits
@@ -53,10 +60,49 @@ class Member:
     _rules: tuple[int | None, ...] = (None, None, MAX_BATCH)
     _rules_learned: int | None = None  # seconds since 1970
 
-    def count(self, error: ProviderError) -> None:
-        """Count an error and keep its words."""
+    def failed(self, error: ProviderError, now: float, started: float, from_block: int | None) -> None:
+        """Learn from an error of what began at `started` and needed `from_block`; a new outage is told."""
         self.errors[type(error).__name__] += 1
         self.last_error = f"{type(error).__name__}: {error.text[:MAX_SHOWN]}"
+        match error:
+            case RateLimited():
+                self.provider.pace.refused(now)
+            case Transport():
+                self.provider.admitted = self.provider.anchored = False  # whatever comes back may be something else
+            case Pruned() if from_block is not None:
+                self.pruned(error, from_block, now)
+            case _:
+                pass
+        if rest_after(error, 1) is None:  # it refuses this question, and so lives
+            self._is_alive(started)
+        elif self.breaker.fail(now, started, error):
+            rest_s = round(self.breaker.resting_s(now), 1)
+            log.info("provider_failed", host=self.provider.host, why=self.last_error, resting_s=rest_s)
+
+    def succeeded(self, now: float, started: float, from_block: int | None) -> None:
+        """Learn from a success."""
+        self.latency.observe(now - started)
+        self.lost = 0
+        if from_block is not None:
+            self.has(from_block)
+        self._is_alive(started)
+
+    def outrun(self, now: float, seconds: float) -> None:
+        """Learn that a provider asked later answered first, after `seconds`; again and again, it is left alone."""
+        self.latency.observe(seconds)
+        self.lost += 1
+        if self.lost >= LOST_RACES:
+            self.failed(TimedOut(self.provider.host, f"no answer after {seconds:.1f} s"), now, now, None)
+
+    def surveyed(self, now: float, *, heard: bool) -> None:
+        """Learn whether a survey heard it; once it is heard again, the next operation may try it."""
+        if heard and self.deaf:
+            self.breaker.recheck(now)
+        self.deaf = not heard
+
+    def _is_alive(self, started: float) -> None:
+        if self.breaker.succeed(started):
+            log.info("provider_recovered", host=self.provider.host)
 
     def lacks(self, from_block: int | None, now: float) -> bool:
         """Say whether the provider is known to have dropped that block."""

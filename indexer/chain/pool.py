@@ -8,11 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from indexer.chain.admission import admit, identities
-from indexer.chain.breaker import rest_after
 from indexer.chain.heads import Heads, Heard
 from indexer.chain.latency import HedgeBudget
 from indexer.chain.member import Member, remember
@@ -22,9 +20,7 @@ from indexer.chain.refusals import (
     NobodyLeft,
     OtherBranch,
     ProviderError,
-    Pruned,
     RateLimited,
-    TimedOut,
     Transport,
     Unauthorized,
     WrongChain,
@@ -34,14 +30,12 @@ from indexer.core.types import BlockRef
 from indexer.errors import SettingsError
 
 T = TypeVar("T")
-log = structlog.get_logger()
 
 ROUNDS: Final = 4  # passes over all providers before the caller hears of it; with the waits below about 4 s
 FIRST_WAIT_S: Final = 0.2
 CLOCK_SLACK_S: Final = 0.005  # so that a wait does not end just before the rest it waits for
 SURVEY_EVERY_S: Final = 10.0
 LONG_PACE_S: Final = 1.0  # a provider whose turn would come later than that is asked after the others
-LOST_RACES: Final = 2  # in a row, after which a slow provider rests
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +179,9 @@ class Pool:
         answer = await heads_of(member.provider, lambda provider: admit(provider, self.expected_chain, self._anchor))
         if isinstance(answer, ProviderError):
             self._note(member, answer, started)
-            member.deaf = True
-            return
-        self.hear(member.provider, *answer)
-        if member.deaf:  # it is back: the next operation may try it
-            member.breaker.recheck(self._clock())
-            member.deaf = False
+        else:
+            self.hear(member.provider, *answer)
+        member.surveyed(self._clock(), heard=not isinstance(answer, ProviderError))
 
     def hear(self, provider: Provider, head: BlockRef, finalized: int | None) -> None:
         """Take in what a provider says of the chain's newest block and the number of its newest final one."""
@@ -250,7 +241,7 @@ class Pool:
             members,
             lambda member: self._start(member, operation, wanted.from_block),
             may_hedge=lambda member: self._may_hedge(member, wanted),
-            lost=self._note_lost,
+            lost=lambda member, seconds: member.outrun(self._clock(), seconds),
         ).run()
 
     def _start(
@@ -278,7 +269,7 @@ class Pool:
             raise
         finally:
             member.note_rules()
-        self._note_success(member, started, from_block)
+        member.succeeded(self._clock(), started, from_block)
         return result
 
     def _in_order(self, wanted: _Wanted) -> list[Member]:
@@ -316,45 +307,7 @@ class Pool:
         assert first.error is not None
         return first.error
 
-    # --- learning ---------------------------------------------------------------------------------------------------
-
     def _note(self, member: Member, error: ProviderError, started: float, from_block: int | None = None) -> None:
-        """Remember what an error says about the next requests."""
-        now = self._clock()
-        provider = member.provider
-        member.count(error)
-        match error:
-            case RateLimited():
-                provider.pace.refused(now)
-            case Transport():
-                provider.admitted = provider.anchored = False  # whatever comes back may be something else
-            case WrongChain():
-                self._heads.forget(provider)
-            case Pruned() if from_block is not None:
-                member.pruned(error, from_block, now)
-            case _:
-                pass
-        if rest_after(error, 1) is None:  # it refuses this question, and so lives
-            self._note_alive(member, started)
-        elif member.breaker.fail(now, started, error):
-            rest_s = round(member.breaker.resting_s(now), 1)
-            log.info("provider_failed", host=provider.host, why=member.last_error, resting_s=rest_s)
-
-    def _note_success(self, member: Member, started: float, from_block: int | None) -> None:
-        member.latency.observe(self._clock() - started)
-        member.lost = 0
-        if from_block is not None:
-            member.has(from_block)
-        self._note_alive(member, started)
-
-    def _note_alive(self, member: Member, started: float) -> None:
-        if member.breaker.succeed(started):
-            log.info("provider_recovered", host=member.provider.host)
-
-    def _note_lost(self, member: Member, seconds: float) -> None:
-        """Let a provider rest whose answers others outrun again and again."""
-        member.latency.observe(seconds)
-        member.lost += 1
-        if member.lost >= LOST_RACES:
-            now = self._clock()
-            self._note(member, TimedOut(member.provider.host, f"no answer after {seconds:.1f} s"), now)
+        member.failed(error, self._clock(), started, from_block)
+        if isinstance(error, WrongChain):
+            self._heads.forget(member.provider)
