@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from indexing import expect_truth, grown, index, open_worker
 from ledger import CHAIN_ID, tables_of
 from simulator.chain import SimChain
 from simulator.node import SimNode, SimRpcError
+from structlog.testing import capture_logs
 
+from indexer.chain.refusals import Inconsistent
+from indexer.core.types import Batch, BlockRange, BlockRef
 from indexer.errors import BeyondFinality, RpcError
 from indexer.store.chains import Chains
 
@@ -135,3 +140,73 @@ def refuse_logs(method: str, _params: list[object], answer: object) -> object:
     if method == "eth_getLogs":
         raise SimRpcError(-32000, "something nobody has ever heard of")
     return answer
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["at the same head", "a block behind at first"])
+async def test_no_provider_takes_rows_back_on_its_own_word(database, behind: bool) -> None:
+    chain, workload = grown(12, 70)
+    elsewhere = chain.fork()
+    elsewhere.reorg(3, [workload.block(4) for _ in range(3 + behind)])
+    async with SimNode(elsewhere) as liar, SimNode(chain) as honest:
+        await index(database, [honest.url])
+        async with open_worker(database, [liar.url, honest.url], until=None) as worker:
+            following = asyncio.create_task(worker.run())
+            if behind:
+                asyncio.get_running_loop().call_later(0.5, chain.mine, workload.block(4))
+            with pytest.raises(Inconsistent, match="two hashes"):
+                await following
+
+    assert worker.counters.reorgs == 0
+    assert (await Chains(database).standing(CHAIN_ID)).halt_reason is None
+
+
+async def test_a_reorg_is_believed_when_another_provider_tells_the_same(database, clean) -> None:
+    chain, workload = grown(13, 70)
+    async with SimNode(chain) as one, SimNode(chain) as two:
+        await index(database, [one.url])
+        chain.reorg(3, [workload.block(4) for _ in range(5)])
+        worker = await index(database, [one.url, two.url])
+
+    assert worker.counters.reorgs == 1
+    assert two.calls["eth_getBlockByNumber"] > 2
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_batch_that_does_not_join_although_nothing_was_replaced_is_told_and_is_no_progress(database) -> None:
+    chain, workload = grown(14, 70)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        chain.mine(workload.block(4))
+        async with open_worker(database, [node.url], until=None) as worker:
+            worker.gets_on = lambda: pytest.fail("no progress was made")
+            worker.source = _Torn(worker.source)  # type: ignore[assignment]  # in place of the real one
+            worker.__post_init__()
+            with capture_logs() as logs:
+                following = asyncio.create_task(worker.run())
+                async with asyncio.timeout(10):
+                    while sum(one["event"] == "batch_refused" for one in logs) < 2:
+                        assert not following.done()
+                        await asyncio.sleep(0.01)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    assert worker.counters.reorgs == 0
+    assert worker.counters.batches == 0
+
+
+class _Torn:
+    """A source whose batches begin with a block of another branch, whatever its headers say."""
+
+    def __init__(self, source: object) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def fetch_block(self, block: BlockRef, _addresses: tuple[bytes, ...]) -> Batch:
+        torn = replace(block, parent_hash=b"\x13" * 32)
+        return Batch(BlockRange(block.number, block.number), (torn,), ())
+
+    async def fetch(self, wanted: BlockRange, addresses: tuple[bytes, ...]) -> Batch:
+        (block,) = await self._source.blocks([wanted.to_block])  # type: ignore[attr-defined]
+        return await self.fetch_block(block, addresses)
