@@ -17,7 +17,7 @@ from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
 from indexer.core.ranges import start_span
 from indexer.core.rows import RowBuilder
-from indexer.core.types import ChainId
+from indexer.core.types import BlockRef, ChainId
 from indexer.errors import BeyondFinality, Retryable, SettingsError
 from indexer.lifting import AncestorSearch
 from indexer.publisher import Publisher
@@ -98,6 +98,7 @@ class Repair:
             await self._lift(standing, first, last)
             return
         self.outcome.from_block = first_block(first, standing)
+        self.source.hold_to(_anchor(standing))
         reindex = Reindex(
             self.source,
             Slices(self.database, self.chain.id, self.builder),
@@ -113,9 +114,11 @@ class Repair:
         await reindex.run(self.outcome.from_block, last)
 
     async def _lift(self, standing: Standing, first: int | None, last: int | None) -> None:
-        """Roll back to the newest canonical block below `first`, and index up to where the chain was halted."""
+        """Roll back to the newest canonical block below `first`, and index from there up to `last`, or to the head.
+
+        Up to the head, as what became of rows that were told of has to be told too.
+        """
         checkpoint = standing.checkpoint_block
-        self.outcome.to_block = checkpoint if last is None else min(last, checkpoint)
         positions = Positions(self.database, self.chain.id)
         search = AncestorSearch(self.source, positions.stored_below, standing.start_block)
         async with _held_lease(self.database, self.chain.id) as lease:
@@ -125,10 +128,12 @@ class Repair:
             log.warning("halt_lifted", ancestor=ancestor.number, rows=taken.logs, agents=taken.agents)
             self.outcome.ancestor, self.outcome.logs_removed = ancestor.number, taken.logs
             self.outcome.from_block = self.outcome.next_block = ancestor.number + 1
+            head = (await self.source.tip()).head.number
+            self.outcome.to_block = head if last is None else min(last, head)
             await self._index(writer)
 
     async def _index(self, writer: Writer) -> None:
-        """Index up to where the chain was halted; from there a daemon goes on."""
+        """Index up to the end of the range; from there a daemon goes on."""
         counters = ChainCounters(ChainId(self.chain.id), self.chain.name)
         worker = Worker(
             self._plan(self.outcome.to_block),
@@ -163,6 +168,12 @@ class Repair:
             announce_backfill=True,
             until=until,
         )
+
+
+def _anchor(standing: Standing) -> BlockRef | None:
+    """Return the newest block that is final and proven: who has another one there is of another chain."""
+    first = next(iter(standing.held), None)
+    return first if first is not None and first.number <= standing.proven_final else None
 
 
 @asynccontextmanager

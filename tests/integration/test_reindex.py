@@ -205,6 +205,21 @@ async def test_a_rollback_meanwhile_is_noticed_and_its_blocks_are_fetched_again(
     await expect_truth(database, clean, chain)
 
 
+async def test_a_provider_on_another_branch_is_not_heard(database) -> None:
+    chain, workload = grown(17, 100)
+    other = chain.fork()
+    other.reorg(60, [workload.block(4) for _ in range(60)])
+    async with SimNode(chain) as node, SimNode(other) as second:
+        await index(database, [node.url], finality_blocks=10)
+        before = await versions(database)
+        await execute(database, "DELETE FROM logs WHERE block_number > 80")  # nothing there contradicts
+        outcome = await reindex(database, [second.url], finality_blocks=10, patience_s=0.1)
+
+    assert outcome.exit_code == 1
+    assert "another block" in str(outcome.reason)
+    assert await versions(database) <= before
+
+
 # --- halts ----------------------------------------------------------------------------------------------------------
 
 
@@ -233,7 +248,8 @@ async def test_a_halted_chain_is_rolled_back_to_what_is_canonical_and_indexed_ag
     assert outcome.logs_removed > 0
     assert outcome.logs_added > 0
     assert standing.halt_reason is None
-    assert standing.checkpoint_block == 80
+    assert standing.was_live
+    assert standing.checkpoint_block == chain.head.number
     assert after.progress.checkpoint == chain.head.number
     await expect_truth(database, clean, chain)
 
