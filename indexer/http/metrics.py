@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from indexer.core.counters import ChainCounters
+from indexer.http.providers import provider_families
+from indexer.http.readiness import Readiness
 from indexer.store.reader import ChainStatus, StatusDocument
 
 _CHAIN: Final = ("chain", "chain_id")
@@ -40,32 +42,45 @@ _COUNTERS: Final = {
 }
 
 
-def render(document: StatusDocument | None, counters: Iterable[ChainCounters]) -> bytes:
+def render(document: StatusDocument | None, counters: Iterable[ChainCounters], readiness: Readiness) -> bytes:
     """Return the metrics as text; `document` is None while the database is away: then only the process speaks."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot(document, tuple(counters)))
+    registry.register(_Snapshot(document, tuple(counters), readiness))
     return generate_latest(registry)
 
 
 class _Snapshot(Collector):
     """The figures of one moment, as prometheus-client wants to collect them."""
 
-    def __init__(self, document: StatusDocument | None, counters: tuple[ChainCounters, ...]) -> None:
+    def __init__(
+        self, document: StatusDocument | None, counters: tuple[ChainCounters, ...], readiness: Readiness
+    ) -> None:
         self._document = document
         self._counters = counters
+        self._readiness = readiness
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, in the same order each time."""
         yield InfoMetricFamily("erc8004_build", "Version of the program", {"version": version("erc8004-indexer")})
         up = self._document is not None
         yield GaugeMetricFamily("erc8004_database_up", "Whether the database answers", float(up))
+        yield from _ready(self._readiness)
         if self._document is not None:
             yield from _of_tables(self._document["chains"])
+            yield from provider_families(self._document["chains"])
         for name, text in _COUNTERS.items():
             family = CounterMetricFamily(f"erc8004_{name}", text, labels=_CHAIN)
             for one in self._counters:
                 family.add_metric((one.chain, str(one.chain_id)), getattr(one, name))
             yield family
+
+
+def _ready(readiness: Readiness) -> Iterator[Metric]:
+    yield GaugeMetricFamily("erc8004_ready", "Whether /ready answers 200", float(readiness["ready"]))
+    family = GaugeMetricFamily("erc8004_chain_ready", "Whether /ready has nothing against the chain", labels=("chain",))
+    for chain in readiness["chains"]:
+        family.add_metric((chain["chain"],), float(chain["ready"]))
+    yield family
 
 
 def _of_tables(chains: list[ChainStatus]) -> Iterator[Metric]:

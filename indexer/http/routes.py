@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from indexer.errors import IndexerError
 from indexer.http.metrics import render
-from indexer.http.readiness import judge, judge_without_database
+from indexer.http.readiness import Readiness, judge, judge_without_database
 from indexer.http.state import HttpState, StatusReader
+from indexer.store.reader import StatusDocument
 
 _FRESH: Final = {"Cache-Control": "no-store"}
 
@@ -49,11 +50,16 @@ class _Answers:
         return _json({"status": "ok"})
 
     async def ready(self, _request: Request) -> Response:
-        try:
-            verdict = judge(await self._reader.read(), self._state.problems())
-        except IndexerError as error:
-            verdict = judge_without_database(str(error), self._state.problems())
+        _, verdict = await self._judged()
         return _json(verdict, 200 if verdict["ready"] else 503)
+
+    async def _judged(self) -> tuple[StatusDocument | None, Readiness]:
+        """Read the status and judge it; None in its place while the database is away."""
+        try:
+            document = await self._reader.read()
+        except IndexerError as error:
+            return None, judge_without_database(str(error), self._state.problems())
+        return document, judge(document, self._state.problems())
 
     async def status(self, _request: Request) -> Response:
         try:
@@ -62,11 +68,8 @@ class _Answers:
             return _json({"healthy": False, "error": str(error), "chains": []}, 503)
 
     async def metrics(self, _request: Request) -> Response:
-        try:
-            document = await self._reader.read()
-        except IndexerError:
-            document = None
-        text = render(document, self._state.counters())
+        document, verdict = await self._judged()
+        text = render(document, self._state.counters(), verdict)
         return Response(text, headers={**_FRESH, "Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
     async def refused(self, _request: Request, error: Exception) -> Response:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -278,6 +280,60 @@ async def test_metrics_tell_the_tables_and_the_process() -> None:
     assert states == {"live": 1, "backfilling": 0, "halted": 0}
     assert "erc8004_head_block/base" not in found
     assert "erc8004_publisher_backlog/base" not in found
+
+
+PROVIDER = {
+    "host": "rpc.example",
+    "state": "ok",
+    "requests": 41,
+    "errors": {"RateLimited": 2, "TimedOut": 1},
+    "latency_ms": 120.0,
+    "head": 100,
+    "finalized": None,
+    "resting_s": 0.0,
+}
+
+
+async def test_metrics_tell_of_each_provider_by_host_and_place() -> None:
+    resting = {**PROVIDER, "state": "resting", "resting_s": 7.5, "head": None}
+    async with served(Daemon(chain(providers=[PROVIDER, resting]))) as client, client.get("/metrics") as answer:
+        text = await answer.text()
+
+    first = '{chain="local",chain_id="31337",index="0",provider="rpc.example"}'
+    second = first.replace('"0"', '"1"')
+    assert f"erc8004_provider_usable{first} 1.0" in text
+    assert f"erc8004_provider_usable{second} 0.0" in text
+    assert f"erc8004_provider_resting_seconds{second} 7.5" in text
+    assert f"erc8004_provider_latency_seconds{first} 0.12" in text
+    assert f"erc8004_provider_head_block{first} 100.0" in text
+    assert f"erc8004_provider_head_block{second}" not in text
+    assert f"erc8004_provider_requests_total{first} 41.0" in text
+    assert 'error="RateLimited",index="0",provider="rpc.example"} 2.0' in text
+
+
+async def test_metrics_say_what_ready_says() -> None:
+    daemon = Daemon(chain(), chain(chain="base"))
+    daemon.known = {"base": ["stalled: no progress for 80 s"]}
+    async with served(daemon) as client:
+        found = await samples(client)
+
+    assert found["erc8004_ready"] == 0
+    assert (found["erc8004_chain_ready/local"], found["erc8004_chain_ready/base"]) == (1, 0)
+
+
+async def test_every_metric_of_the_alert_rules_is_rendered_with_its_labels() -> None:
+    rules = (Path(__file__).parents[2] / "docs" / "alerts.yml").read_text()
+    expressions = [line.partition("expr:")[2] for line in rules.splitlines() if "expr:" in line]
+    async with served(Daemon(chain(providers=[PROVIDER]))) as client, client.get("/metrics") as answer:
+        rendered = await answer.text()
+    lines = [line for line in rendered.splitlines() if not line.startswith("#")]
+
+    asked = [match for text in expressions for match in re.findall(r"(erc8004_\w+)(?:\{(.+?)\})?", text)]
+    assert len(asked) >= len(expressions) > 10
+    for name, labels in asked:
+        assert any(re.match(rf"{name}[{{ ]", line) and labels in line for line in lines), (name, labels)
+    for label in set(re.findall(r"\$labels\.(\w+)", rules)):
+        assert f'{label}="' in rendered
 
 
 async def test_metrics_name_chain_and_chain_id() -> None:

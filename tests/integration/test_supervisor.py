@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -295,3 +295,143 @@ async def test_the_lease_is_given_back_when_the_supervisor_is_cancelled() -> Non
     await until(lambda: leases.released)
 
     assert leases.released == [Lease(5, "me", 1)]
+
+
+# --- halts, turns and silence ---------------------------------------------------------------------------------------
+
+
+async def test_a_halted_chain_goes_on_by_itself_once_the_halt_is_lifted(told) -> None:
+    leases = FakeLeases(halt="below block 7")
+    supervisor = supervise(leases, Script(BeyondFinality("below block 7"), None))
+    async with running(supervisor) as task:
+        await until(lambda: supervisor.halted)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        assert supervisor.reasons == ()  # `status` says that it is halted
+        assert not supervisor.is_able
+        leases.halt = None
+        assert await task == "done"
+
+    assert supervisor.halted is None
+    assert events(told) == ["chain_halted", "chain_resumed"]
+
+
+async def test_a_chain_that_halts_in_another_instance_counts_as_halted_here_too() -> None:
+    leases = FakeLeases(held_by_other=True)
+    halts = []
+    supervisor = supervise(leases, Script(), halting=lambda: halts.append(1))
+    async with running(supervisor):
+        await asyncio.sleep(0.03)
+        leases.halt = "below block 7"
+        await until(lambda: halts)
+
+    assert supervisor.halted == "below block 7"
+
+
+@dataclass
+class FakeTurns:
+    """Turns that a test gives."""
+
+    mine: bool = True
+
+    def may_take(self, _chain_id: int) -> bool:
+        return self.mine
+
+    def must_give(self, _chain_id: int) -> bool:
+        return not self.mine
+
+    async def next_look(self) -> None:
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("obliging", [True, False], ids=["ends after its batch", "takes too long"])
+async def test_a_chain_that_is_anothers_turn_is_handed_over_and_taken_back_when_it_is_ours(
+    told, obliging: bool
+) -> None:
+    leases, turns, begun = FakeLeases(), FakeTurns(), []
+
+    async def work(_lease: Lease, leave: Callable[[], bool]) -> None:
+        begun.append(leave)
+        while not (obliging and leave()):  # noqa: ASYNC110 - as a worker looks
+            await asyncio.sleep(0.005)
+
+    supervisor = supervise(leases, work, turns=turns)
+    async with running(supervisor) as task:
+        await until(lambda: begun)
+        assert supervisor.is_able
+        turns.mine = False
+        await until(lambda: leases.released)
+        await asyncio.sleep(0.03)
+        assert (len(begun), task.done()) == (1, False)
+        turns.mine = True
+        await until(lambda: len(begun) == 2)
+
+    assert events(told) == ["chain_handed_over", "lease_waiting"]
+    assert supervisor.trouble.failures == 0
+
+
+@pytest.mark.parametrize("where", ["ready", "work"])
+async def test_whatever_does_not_get_on_is_told_and_begun_anew(told, where: str) -> None:
+    restarts = []
+    hanging = Script("wait", "wait", "wait")
+    supervisor = supervise(
+        FakeLeases(),
+        hanging if where == "work" else Script(*[None] * 50),
+        ready=hanging if where == "ready" else None,
+        stall_after_s=0.1,
+        restarted=lambda: restarts.append(1),
+    )
+    async with running(supervisor):
+        await until(lambda: hanging.calls == 3)
+        assert any("stalled" in reason for reason in supervisor.reasons)
+        assert not supervisor.is_able  # others may have it, for a while
+
+        supervisor.gets_on()
+        assert supervisor.reasons == ()
+
+    assert len(restarts) == 2
+    assert set(events(told)) == {"chain_stalled"}
+
+
+async def test_a_chain_that_gets_on_is_left_alone(told) -> None:
+    supervisor = supervise(FakeLeases(), Script("wait"), stall_after_s=0.1)
+    async with running(supervisor):
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            supervisor.gets_on()
+
+    assert events(told) == []
+
+
+async def test_a_chain_that_another_holds_is_not_expected_to_get_on(told) -> None:
+    supervisor = supervise(FakeLeases(held_by_other=True), Script(), stall_after_s=0.05)
+    async with running(supervisor):
+        await asyncio.sleep(0.2)
+        assert supervisor.reasons == ()
+
+    assert events(told) == ["lease_waiting"]
+
+
+async def test_a_task_that_cannot_be_cancelled_is_left_behind(told) -> None:
+    ends = asyncio.Event()
+    calls = []
+
+    async def work(*_: object) -> None:
+        calls.append(1)
+        while len(calls) == 1 and not ends.is_set():
+            with suppress(asyncio.CancelledError):
+                await ends.wait()
+
+    supervisor = supervise(FakeLeases(), work, stall_after_s=0.05)
+
+    assert await supervisor.run() == "done"
+    ends.set()
+    assert len(calls) == 2
+    assert events(told) == ["chain_stalled", "task_abandoned"]
+
+
+async def test_a_run_that_shall_end_gives_up_a_chain_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+
+    with pytest.raises(module.Stalled, match="no progress"):
+        await supervise(FakeLeases(), Script(*["wait"] * 50), stall_after_s=0.05, retry=False).run()
