@@ -28,7 +28,7 @@ ADDRESSES: Final = frozenset(DEPLOYMENT.addresses)
 BEGIN_S: Final = 45.0  # until something is indexed, whatever the providers do
 CALM_S: Final = 60.0  # without progress once all providers tell the truth: rests and pauses have to end
 
-_STANDING: Final = "SELECT checkpoint_block, checkpoint_hash, gap_blocks, state FROM erc8004.v_erc8004_indexer_status"
+_STANDING: Final = "SELECT checkpoint_hash, gap_blocks FROM erc8004.v_erc8004_indexer_status"
 
 
 @dataclass(slots=True)
