@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from indexer.core.types import BlockRef
 from indexer.errors import StoreUnavailable
+from indexer.store.chains import Chains
 from indexer.store.database import Database
 from indexer.store.reader import read_status
 
@@ -227,3 +229,14 @@ async def test_a_database_that_is_away_is_an_error_of_ours(database: Database) -
 
     with pytest.raises(StoreUnavailable):
         await read_status(database)
+
+
+async def test_hearing_a_node_is_no_sign_of_life_and_keeping_up_is(database: Database) -> None:
+    await add_chain(database, silent_s=91)
+    head = BlockRef(101, b"\xcd" * 32, b"\xab" * 32, int(HEAD_TIME.timestamp()))
+
+    await Chains(database).observe(31337, head, 95, [], keeps_up=False)
+    assert (await only_chain(database))["problems"] == ["stalled"]
+
+    await Chains(database).observe(31337, head, 95, [], keeps_up=True)
+    assert (await only_chain(database))["problems"] == []
