@@ -1,0 +1,153 @@
+"""SIGTERM in the phases that other tests leave out: exit 0 within the promised time, nothing held, nothing told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import asyncpg
+from processes import Program, Programs, chain_table, until
+from simulator.chain import SimChain
+from simulator.node import SimNode
+from workload import DEPLOYMENT, Workload
+
+from indexer.core.types import Deployment
+
+OTHER = Deployment(b"\x90" * 20, b"\x91" * 20, (b"\x92" * 20,), 0)
+
+
+def grown(seed: int, blocks: int = 60, *, chain_id: int = 31337) -> tuple[SimChain, Workload]:
+    workload, chain = Workload(seed), SimChain(seed=seed, chain_id=chain_id)
+    for _ in range(blocks):
+        chain.mine(workload.block(4))
+    return chain, workload
+
+
+async def ready(program: Program) -> None:
+    async def answers() -> bool:
+        return (await program.get("/ready"))[0] == 200
+
+    await until(answers, lambda: f"/ready, logged {program.stderr[-5:]}")
+
+
+async def expect_nothing_held(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        held = await connection.fetchval(
+            "SELECT count(*) FROM erc8004_data.leases WHERE expires_at > clock_timestamp()"
+        )
+        live = await connection.fetchval("SELECT count(*) FROM erc8004_data.instances")
+    finally:
+        await connection.close()
+    assert (held, live) == (0, 0)
+
+
+def expect_silence(*programs: Program) -> None:
+    for program in programs:
+        assert program.messages == []
+        assert "Traceback" not in "".join(program.stderr)
+
+
+async def test_sigterm_while_the_watchdog_begins_a_chain_anew(programs: Programs, database_url: str) -> None:
+    chain, workload = grown(31)
+    async with SimNode(chain) as node:
+        programs.configure(chain_table("local", node.url))
+        program = await programs.start("run", ERC8004_STALL_AFTER_S="2")
+        await ready(program)
+        node.knobs.latency_s = 3600
+        chain.mine(workload.block())
+        await program.logged("chain_stalled")
+        status, verdict = await program.get("/ready")
+        code = await program.stop()
+
+    assert code == 0
+    assert status == 503
+    assert "stalled" in verdict["reasons"][0]
+    expect_silence(program)
+    await expect_nothing_held(database_url)
+
+
+async def test_sigterm_of_both_sides_of_a_hand_over(programs: Programs, database_url: str) -> None:
+    chain, _ = grown(32)
+    other, _ = grown(33, chain_id=5)
+    async with SimNode(chain, latency_s=0.3) as node, SimNode(other, latency_s=0.3) as second:
+        programs.configure(
+            chain_table("local", node.url, max_block_range=2),
+            chain_table("other", second.url, chain_id=5, max_block_range=2),
+        )
+        giver = await programs.start("run")
+        await giver.logged("batch_committed", chain="other")
+        taker = await programs.start("run", ERC8004_DATA_DIR=str(programs.folder / "second"))
+        await giver.logged("chain_handed_over")
+        codes = await asyncio.gather(giver.stop(), taker.stop())
+
+    assert codes == [0, 0]
+    expect_silence(giver, taker)
+    await expect_nothing_held(database_url)
+
+
+async def test_sigterm_while_the_keeper_fills_a_gap(programs: Programs, database_url: str) -> None:
+    chain, _ = grown(34, 200)
+    before = replace(DEPLOYMENT, validation=())
+    async with SimNode(chain) as node:
+        programs.configure(chain_table("local", node.url, deployment=before))
+        assert (await programs.run("run", "--until", "head"))[0] == 0
+        programs.configure(chain_table("local", node.url, max_block_range=3))
+        node.knobs.latency_s = 0.2
+        program = await programs.start("run")
+        await program.logged("gap_filled")
+        code = await program.stop()
+
+    assert code == 0
+    assert program.count("gap_filled") < 60
+    expect_silence(program)
+    await expect_nothing_held(database_url)
+
+
+async def test_sigterm_while_one_chain_is_halted(programs: Programs, database_url: str) -> None:
+    chain, workload = grown(35)
+    other, _ = grown(36, chain_id=5)
+    async with SimNode(chain, finalized_depth=10) as node, SimNode(other) as second:
+        programs.configure(
+            chain_table("local", node.url), chain_table("other", second.url, chain_id=5, deployment=OTHER)
+        )
+        program = await programs.start("run")
+        await ready(program)
+        chain.reorg(30, [workload.block(4) for _ in range(31)])
+        halt = await program.logged("chain_halted")
+        code = await program.stop()
+
+    assert code == 0
+    assert "erc8004-indexer reindex --chain local" in halt["reason"]
+    expect_silence(program)
+    await expect_nothing_held(database_url)
+
+
+async def test_a_halt_is_lifted_under_a_running_daemon(programs: Programs) -> None:
+    chain, workload = grown(37)
+    other, _ = grown(38, chain_id=5)
+    async with SimNode(chain, finalized_depth=10) as node, SimNode(other) as second:
+        programs.configure(
+            chain_table("local", node.url), chain_table("other", second.url, chain_id=5, deployment=OTHER)
+        )
+        program = await programs.start("run")
+        await ready(program)
+        chain.reorg(30, [workload.block(4) for _ in range(31)])
+        await program.logged("chain_halted", chain="local")
+        code, reindexed = await programs.run("reindex", "--chain", "local")
+        await program.logged("chain_resumed", chain="local")
+        chain.mine(workload.block(4))
+
+        async def there() -> bool:
+            _, document = await program.get("/status")
+            return any(
+                (one["chain"], one["checkpoint_block"]) == ("local", chain.head.number) for one in document["chains"]
+            )
+
+        await until(there, "the chain goes on")
+        await ready(program)
+        assert await program.stop() == 0
+
+    assert code == 0, reindexed.stderr
+    assert program.count("chain_halted") == 1
+    expect_silence(program)
