@@ -14,7 +14,7 @@ from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
 from indexer.core.ranges import start_span
 from indexer.core.rows import RowBuilder
-from indexer.core.types import ChainId, Deployment
+from indexer.core.types import ChainId, Deployment, Proof
 from indexer.store.chains import Chains
 from indexer.store.database import Database
 from indexer.store.leases import Leases
@@ -28,7 +28,9 @@ async def open_worker(
     urls: Sequence[str],
     *,
     chain_id: int = CHAIN_ID,
+    name: str = "local",
     deployment: Deployment = DEPLOYMENT,
+    proof: Proof = "logs",
     until: int | Literal["head"] | None = "head",
     span: int = 1000,
     finality_blocks: int | None = 64,
@@ -38,12 +40,12 @@ async def open_worker(
 ) -> AsyncIterator[Worker]:
     """Prepare the chain, take its lease, and yield a worker that has not begun."""
     books = Chains(database)
-    await books.prepare(chain_id, "local", [deployment], proof="logs", max_lag_s=60, stall_after_s=90)
+    await books.prepare(chain_id, name, [deployment], proof=proof, max_lag_s=60, stall_after_s=90)
     lease = await Leases(database, holder).acquire(chain_id)
     assert lease is not None
     settings = Plan(
         chain_id=ChainId(chain_id),
-        name="local",
+        name=name,
         addresses=deployment.addresses,
         finality_blocks=finality_blocks,
         default_finality_blocks=64,
@@ -53,14 +55,14 @@ async def open_worker(
         until=until,
         **plan,
     )
-    async with Source.open(urls) as source:
+    async with Source.open(urls, proof=proof) as source:
         yield Worker(
             settings,
             source,
             Writer(database, lease, deployment.addresses),
             books,
             RowBuilder(ChainId(chain_id), [deployment], decoder()),
-            ChainCounters(ChainId(chain_id), "local"),
+            ChainCounters(ChainId(chain_id), name),
             Progress(),
             start_span(span),
             lambda: None,
