@@ -15,7 +15,9 @@ from indexer.core.proof import bloom_excludes, bloom_may_hold, header_hash
 from indexer.core.receipts import EMPTY_ROOT
 from indexer.core.types import BlockRange, BlockRef, Proof, RawLog
 
-TOLERANCE: Final = 5  # failures in a row, of all providers, after which a check gives way until it holds again
+TOLERANCE: Final = 5  # failures in a row, or of one block, after which a check gives way until it holds again
+
+_MAX_ODD: Final = 1_000  # blocks that fail, of which the failures are counted
 
 log = structlog.get_logger()
 
@@ -23,9 +25,10 @@ log = structlog.get_logger()
 class Check:
     """A check that gives way where it fails time after time.
 
-    Some chains have headers of their own making (extra fields, late or zero blooms, system transactions). A single bad
-    answer is refused and asked for again, elsewhere where possible; but after `TOLERANCE` failures in a row answers are
-    accepted without it, at a lower level of proof, so that no chain halts. The next success puts it in force again.
+    Some chains have headers of their own making (extra fields, late or zero blooms, system transactions), some a single
+    odd block. A bad answer is refused and asked for again, elsewhere where possible; but after `TOLERANCE` failures in
+    a row, or of one block, answers are accepted without it, at a lower level of proof, so that no chain halts. The next
+    success puts it in force again.
     """
 
     def __init__(self, name: str, *, enabled: bool) -> None:
@@ -33,6 +36,7 @@ class Check:
         self.enabled = enabled
         self.slips = 0  # answers that were accepted though it failed
         self._failures = 0
+        self._of_block: dict[int, int] = {}
 
     @property
     def suspended(self) -> bool:
@@ -44,20 +48,26 @@ class Check:
         """Say whether an answer that fails is refused."""
         return self.enabled and not self.suspended
 
-    def refuses(self, *, holds: bool) -> bool:
-        """Count the outcome; say whether the answer is to be refused."""
+    def refuses(self, block_number: int, *, holds: bool) -> bool:
+        """Count the outcome for an answer about that block; say whether the answer is to be refused."""
         if not self.enabled:
             return False
         if holds:
             if self.suspended:
                 log.info("check_resumed", check=self.name)
             self._failures = 0
+            self._of_block.pop(block_number, None)
             return False
         self._failures += 1
+        failures = self._of_block.pop(block_number, 0) + 1
+        self._of_block[block_number] = failures
+        if len(self._of_block) > _MAX_ODD:
+            del self._of_block[next(iter(self._of_block))]
         if self._failures == TOLERANCE + 1:
             log.warning("check_suspended", check=self.name)
-        self.slips += self.suspended
-        return self.in_force
+        refused = not self.suspended and failures <= TOLERANCE
+        self.slips += not refused
+        return refused
 
     def refute(self) -> None:
         """Suspend it at once: a block is proven to be right, and the check fails on it."""
@@ -118,14 +128,14 @@ class HeaderProof:
             computed = header_hash(header.fields)
         except ValueError as error:
             raise Inconsistent(host, f"the header of block {header.ref.number} is malformed") from error
-        if self.hashes.refuses(holds=computed == header.ref.hash):
+        if self.hashes.refuses(header.ref.number, holds=computed == header.ref.hash):
             raise Inconsistent(host, f"the header of block {header.ref.number} does not have its hash")
 
     def check_bloom(self, host: str, header: Header, logs: Sequence[RawLog]) -> None:
         """Raise Inconsistent where the header's bloom rules out logs that came with it."""
         if not self.blooms.enabled or not logs or header.bloom is None:
             return
-        if self.blooms.refuses(holds=not excludes(header, logs)):
+        if self.blooms.refuses(header.ref.number, holds=not excludes(header, logs)):
             raise Inconsistent(host, f"the bloom of block {header.ref.number} excludes logs given for it")
 
     def check_blooms(self, host: str, headers: Iterable[Header], logs: Iterable[RawLog]) -> None:

@@ -43,6 +43,7 @@ class ReceiptJson(msgspec.Struct):
 
     logs: list[LogJson]
     cumulativeGasUsed: str
+    gasUsed: str | None = None
     type: str | None = None
     status: str | None = None
     root: str | None = None

@@ -96,13 +96,8 @@ class ReceiptsProof:
             claimed[one.block_number].append(one)
         try:
             proven = await self._prove_doubtful(headers, claimed, addresses)
-        except MethodMissing:
-            return None
-        except (Inconsistent, PastHead, Pruned) as error:
-            if self._proof.roots.refuses(holds=False):
-                raise
-            self._retry_at = self._clock() + RETRY_S
-            log.info("receipts_unproven", host=error.host, why=error.text)
+        except MethodMissing as error:
+            log.debug("receipts_unproven", host=error.host, why=error.text)
             return None
         for number, found in proven.items():
             self._compare(host, number, claimed[number], found)
@@ -154,12 +149,22 @@ class ReceiptsProof:
                 self._lacking_until[provider] = self._clock() + RETRY_S
                 raise MethodMissing(provider.host, error.text) from error
             raise
+        except (PastHead, Pruned) as error:
+            raise self._failed(headers[0], error) from error
         self._failures[provider] = 0
         found: list[list[RawLog]] = []
         for header, receipts in zip(headers, answers, strict=True):
             found.append(self._proven(provider.host, header, receipts, addresses))
-            await asyncio.sleep(0)  # a block of a thousand receipts takes 10 ms
+            await asyncio.sleep(0)  # a block of a thousand receipts takes 25 ms
         return found
+
+    def _failed(self, header: Header, error: ProviderError) -> ProviderError:
+        """Count a proof that failed; return the error, or after too many of them that there is none to be had."""
+        if self._proof.roots.refuses(header.ref.number, holds=False):
+            return error
+        if self._proof.roots.suspended:
+            self._retry_at = self._clock() + RETRY_S
+        return MethodMissing(error.host, error.text) if self._proof.roots.enabled else error
 
     async def _receipts(self, provider: Provider, headers: Sequence[Header]) -> list[list[ReceiptJson]]:
         """Ask for the receipts of all blocks; those of new blocks may be late."""
@@ -202,8 +207,11 @@ class ReceiptsProof:
     def _proven(
         self, host: str, header: Header, receipts: Sequence[ReceiptJson], addresses: frozenset[bytes]
     ) -> list[RawLog]:
-        found = proven_logs(host, header, receipts, addresses)
-        self._proof.roots.refuses(holds=True)
+        try:
+            found = proven_logs(host, header, receipts, addresses)
+        except Inconsistent as error:
+            raise self._failed(header, error) from error
+        self._proof.roots.refuses(header.ref.number, holds=True)
         if excludes(header, found):  # the root holds them, so it is the bloom that says nothing here
             self._proof.blooms.refute()
         return found

@@ -34,7 +34,6 @@ class Reader:
 
     def __init__(self, proof: checks.HeaderProof) -> None:
         self._proof = proof
-        self._cuts: dict[Provider, set[int]] = {}
         self._largest: dict[Provider, int] = {}
 
     def header(self, provider: Provider, answer: HeaderJson | ProviderError | None) -> Header | None:
@@ -80,8 +79,8 @@ class Reader:
             logs = await _logs_of_receipts(provider, head, question.addresses)
         else:
             logs = [log for answer in answers for log in answer]
-            if doubtful := {len(answer) for answer in answers if self._may_be_cut(provider, len(answer))}:
-                logs = await self._uncut(provider, head, question, logs, doubtful)
+            if [answer for answer in answers if self._may_be_cut(provider, len(answer))]:
+                logs = await self._uncut(provider, head, question, logs)
         checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
         return await self._complete(provider, head, checks.in_order(provider.host, logs))
 
@@ -132,16 +131,14 @@ class Reader:
     def _may_be_cut(self, provider: Provider, count: int) -> bool:
         """Say whether an answer of so many logs may lack some (fault F20).
 
-        So it may at a count where cuts are usual, at one where this provider was seen to cut, and at the largest that
-        it ever gave, as a cut shows itself by the same count again.
+        So it may at a count where cuts are usual, and at the largest that this provider ever gave, as a cut shows
+        itself by the same count again.
         """
         largest = self._largest.get(provider, MIN_CUT - 1)
         self._largest[provider] = max(largest, count)
-        return count in ROUND_CAPS or count in self._cuts.get(provider, ()) or (count == largest and count >= MIN_CUT)
+        return count in ROUND_CAPS or (count == largest and count >= MIN_CUT)
 
-    async def _uncut(
-        self, provider: Provider, head: Header, question: Question, logs: list[RawLog], doubtful: set[int]
-    ) -> list[RawLog]:
+    async def _uncut(self, provider: Provider, head: Header, question: Question, logs: list[RawLog]) -> list[RawLog]:
         """Ask again in halves, one block by its receipts; raises TooManyResults where there is more than `logs`."""
         if len(question.wanted) == 1:
             try:
@@ -155,7 +152,6 @@ class Reader:
                 raise parts
             count += sum(map(len, parts))
         if count != len(logs):
-            self._cuts.setdefault(provider, set()).update(doubtful)
             raise TooManyResults(provider.host, f"gave {len(logs)} logs of at least {count}")
         return logs
 

@@ -25,16 +25,32 @@ def proven_logs(
     host: str, header: Header, receipts: Sequence[ReceiptJson], addresses: frozenset[bytes]
 ) -> list[RawLog]:
     """Return the logs of these addresses in a block; raises Inconsistent where its receipts do not have its root."""
-    number = header.ref.number
     try:
         seen = _Encoded()
-        root = receipts_root([_encoded(receipt, seen) for receipt in receipts])
-        named = header.fields["receiptsRoot"]
-        if named is None or octets(named) != root:
-            raise Inconsistent(host, f"the receipts of block {number} do not have its root")
-        return _own_logs(host, header, receipts, addresses)
+        encoded = [_encoded(receipt, seen) for receipt in receipts]
+        if not _has_root(header, encoded):
+            encoded = encoded[: _count_of_transactions(receipts)]
+            if not _has_root(header, encoded):
+                raise Inconsistent(host, f"the receipts of block {header.ref.number} do not have its root")
+        own = _own_logs(host, header, receipts, addresses)
     except ValueError as error:
-        raise Inconsistent(host, f"malformed receipts of block {number}: {error}") from error
+        raise Inconsistent(host, f"malformed receipts of block {header.ref.number}: {error}") from error
+    if any(log.tx_index >= len(encoded) for log in own):
+        raise Inconsistent(host, f"block {header.ref.number} has logs of ours that its root does not hold")
+    return own
+
+
+def _has_root(header: Header, encoded: Sequence[bytes]) -> bool:
+    named = header.fields["receiptsRoot"]
+    return named is not None and octets(named) == receipts_root(encoded)
+
+
+def _count_of_transactions(receipts: Sequence[ReceiptJson]) -> int:
+    """Count the receipts without those that the protocol appends outside of the root, for no gas (Polygon)."""
+    count = len(receipts)
+    while count and receipts[count - 1].gasUsed == "0x0":
+        count -= 1
+    return count
 
 
 def same_logs(ours: Sequence[RawLog], theirs: Sequence[RawLog]) -> bool:

@@ -13,7 +13,7 @@ from simulator import SimChain, SimLog, SimNode, SimRpcError, event_log
 from simulator.receipts import ARBITRUM_KINDS, ETHEREUM_KINDS, OPTIMISM_KINDS
 from structlog.testing import capture_logs
 
-from indexer.chain import proving
+from indexer.chain import fetches, proving
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
 from indexer.chain.refusals import Inconsistent, MethodMissing, PastHead
@@ -291,6 +291,76 @@ async def test_root_that_never_matches_lowers_the_level_until_it_does(chain: Sim
         assert source.level == "receipts"
 
 
+async def test_one_odd_block_lowers_the_level_of_its_own_range_alone(chain: SimChain) -> None:
+    """It neither stops the chain, however many good blocks lie around it, nor suspends the check for them."""
+
+    def odd(method: str, params: list[Any], answer: Any) -> Any:
+        return without_receipts(method, params, answer) if params[0] == "0x" + odd_hash else answer
+
+    block = chain.block(5)
+    assert block is not None
+    odd_hash = block.ref.hash.hex()
+    async with SimNode(chain) as node, proving_source(node) as source:
+        node.intercept = odd
+        for _ in range(5):
+            with pytest.raises(Inconsistent):
+                await source.fetch(ALL, OURS)
+        batch = await source.fetch(ALL, OURS)
+
+        assert (batch.proof, batch.logs) == ("logs", truth(chain))
+        assert source.level == "receipts"
+        assert (await source.fetch(BlockRange(6, 40), OURS)).proof == "receipts"
+
+
+@pytest.mark.parametrize(("proof", "reached"), [("logs", "off"), ("receipts", "logs")])
+async def test_one_odd_header_lowers_the_level_of_its_own_range_alone(
+    chain: SimChain, proof: Proof, reached: Proof
+) -> None:
+    def odd(method: str, params: list[Any], answer: Any) -> Any:
+        return {**answer, "gasUsed": "0x77"} if method == "eth_getBlockByNumber" and params[0] == "0x7" else answer
+
+    async with SimNode(chain) as node, proving_source(node, proof=proof) as source:
+        node.intercept = odd
+        for _ in range(5):
+            with pytest.raises(Inconsistent):
+                await source.fetch_linked(ALL, OURS)
+        batch = await source.fetch_linked(ALL, OURS)
+
+        assert (batch.proof, batch.logs) == (reached, truth(chain))
+        assert (await source.fetch_linked(BlockRange(8, 40), OURS)).proof == source.level == proof
+
+
+@pytest.mark.parametrize(("address", "proof"), [(OTHER, "receipts"), (IDENTITY, "logs")], ids=["others", "ours"])
+async def test_receipts_outside_of_the_root_are_told_from_those_in_it(
+    chain: SimChain, address: bytes, proof: Proof
+) -> None:
+    """Polygon appends a receipt for what its protocol did itself; logs of ours in it cannot be proven."""
+
+    def append(method: str, _: list[Any], answer: Any) -> Any:
+        if method != "eth_getBlockReceipts" or not answer:
+            return answer
+        count = sum(len(receipt["logs"]) for receipt in answer)
+        model = next(log for receipt in answer for log in receipt["logs"])
+        place = {"logIndex": hex(count), "transactionIndex": hex(len(answer)), "address": "0x" + address.hex()}
+        own = {
+            "type": "0x0",
+            "status": "0x1",
+            "cumulativeGasUsed": "0x0",
+            "gasUsed": "0x0",
+            "logsBloom": "0x" + "00" * 256,
+        }
+        return [*answer, {**answer[-1], **own, "logs": [{**model, **place}]}]
+
+    async with SimNode(chain) as node, proving_source(node) as source:
+        node.intercept = append
+        for _ in range(5 if proof == "logs" else 0):
+            with pytest.raises(Inconsistent, match="root does not hold"):
+                await source.fetch(BlockRange(0, 3), OURS)
+        batch = await source.fetch(BlockRange(0, 3), OURS)
+
+        assert (batch.proof, batch.logs) == (proof, truth(chain, BlockRange(0, 3)))
+
+
 async def test_bloom_that_lacks_what_the_root_holds_is_not_believed_any_more(chain: SimChain) -> None:
     """An unknown chain with empty blooms: what they call empty before that is seen is read all the same."""
     bare = lambda _, __, answer: (  # noqa: E731 - one expression beside its use
@@ -332,6 +402,35 @@ async def test_chain_that_changes_between_the_requests_is_read_again(chain: SimC
         with pytest.raises(Inconsistent, match="changed while being read"):
             await source.fetch_linked(ALL, OURS)
         assert (await source.fetch_linked(ALL, OURS)).logs == truth(chain)
+
+
+async def test_stretches_of_headers_must_continue_each_other(chain: SimChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetches, "HEADERS_AT_ONCE", 10)
+    other = chain.frozen()
+    other.reorg(29, [[registered(number, OTHER)] for number in range(29)])
+    branch = SimNode(other)
+
+    def mixed(method: str, params: list[Any], answer: Any) -> Any:
+        if method == "eth_getBlockByNumber" and 12 <= int(params[0], 16) < 20:
+            return branch.answer(method, params)
+        return answer
+
+    async with SimNode(chain) as node, proving_source(node) as source:
+        node.intercept = mixed
+        with pytest.raises(Inconsistent, match="block 20 does not follow block 19"):
+            await source.fetch(ALL, OURS)
+        node.intercept = None
+        assert (await source.fetch(ALL, OURS)).logs == truth(chain)
+
+
+async def test_headers_without_their_hash_prove_no_block_empty(chain: SimChain) -> None:
+    async with SimNode(chain) as node, proving_source(node) as source:
+        node.intercept = lambda _, __, answer: {**answer, "gasUsed": "0x77"} if isinstance(answer, dict) else answer
+        source.proof.hashes.refute()
+        batch = await source.fetch(ALL, OURS)
+
+        assert (batch.proof, batch.logs) == ("logs", truth(chain))
+        assert node.calls["eth_getBlockReceipts"] == 41
 
 
 async def test_blocks_are_proven_at_any_level(chain: SimChain) -> None:
