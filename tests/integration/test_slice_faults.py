@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,7 +13,7 @@ from simulator.chain import SimChain
 from slicing import EVERY, batch_of, commit, commit_parts, distorted, mined, slices_of, swap, whole
 from workload import Workload
 
-from indexer.core.types import Batch, BlockRef
+from indexer.core.types import Batch, BlockRange, BlockRef
 from indexer.errors import LeaseLost, StoreUnavailable
 from indexer.store.chains import Chains
 from indexer.store.database import Database
@@ -84,6 +83,7 @@ async def test_an_error_at_any_statement_leaves_no_trace_and_the_next_try_succee
     assert statements > 50
     done = attempt.result()
     assert {change.removes for change in done.changes} == {True, False}
+    assert await observer.tables() != before  # by then the notification has come too
     assert observer.heard == [f"{CHAIN_ID}:{done.cursor}"]
     database.before = None
     straight = await Ledger.open(clean)
@@ -356,11 +356,33 @@ async def test_a_first_block_that_moves_down_is_where_a_chain_begins_anew(databa
     assert (await Chains(database).standing(CHAIN_ID)).start_block == 3
 
 
+@pytest.mark.parametrize(
+    ("number", "header_hash", "parent_hash", "expected"),
+    [
+        (5, "h5", "h4", False),
+        (5, "other", "h4", True),
+        (4, "h4", "h3", False),
+        (4, "other", "h3", True),
+        (7, "h7", "h6", False),
+        (7, "h7", "other", True),
+        (8, "other", "other", False),
+    ],
+    ids=["a header", "another one", "the parent", "another parent", "a child", "a child of another", "unrelated"],
+)
+def test_a_held_header_tells_a_slice_of_another_branch(
+    number: int, header_hash: str, parent_hash: str, expected: bool
+) -> None:
+    blocks = tuple(BlockRef(n, f"h{n}".encode(), f"h{n - 1}".encode(), 0) for n in (5, 6))
+    fetched = Slice(Batch(BlockRange(5, 6), blocks, ()), EVERY, 0)
+
+    assert fetched.contradicts(number, header_hash.encode(), parent_hash.encode()) is expected
+
+
 def test_a_slice_hears_its_own_contracts_alone() -> None:
     chain = mined(6, HEAD)
-    batch: Batch = whole(chain)
+    batch = whole(chain)
 
     logs = Slice(batch, EVERY[:1], 0).logs
 
     assert logs == tuple(log for log in batch.logs if log.address == EVERY[0])
-    assert replace(Slice(batch, EVERY, 0)).logs == batch.logs
+    assert Slice(batch, EVERY, 0).logs == batch.logs
