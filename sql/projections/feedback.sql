@@ -9,10 +9,6 @@ WITH scope AS MATERIALIZED (
     FROM feedback f
     WHERE f.chain_id = $1 AND f.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR f.agent_uuid = ANY ($4))
     WINDOW pair AS (PARTITION BY f.agent_uuid, f.registry, f.client ORDER BY f.block_number, f.log_index)
-), known AS MATERIALIZED (
-    SELECT c.agent_uuid, c.registry, c.client, c.epoch, c.last_index, c.feedback
-    FROM agent_clients c
-    WHERE (c.agent_uuid, c.registry, c.client) IN (SELECT s.agent_uuid, s.registry, s.client FROM scope s)
 ), numbered AS (
     -- An island is a log with an index and those without one that follow it; island 0 follows what is known already.
     SELECT s.*, k.epoch AS known_epoch, k.last_index AS known_index,
@@ -20,7 +16,7 @@ WITH scope AS MATERIALIZED (
                 WHEN s.island = 0 THEN coalesce(k.last_index, 0) + row_number() OVER same_island
                 ELSE first_value(s.feedback_index) OVER same_island + row_number() OVER same_island - 1
            END AS position
-    FROM scope s LEFT JOIN known k USING (agent_uuid, registry, client)
+    FROM scope s LEFT JOIN agent_clients k USING (agent_uuid, registry, client)
     WINDOW same_island AS (PARTITION BY s.agent_uuid, s.registry, s.client, s.island
                            ORDER BY s.block_number, s.log_index)
 ), opened AS (
@@ -53,7 +49,7 @@ WITH scope AS MATERIALIZED (
     RETURNING agent_uuid, registry, client
 ), arrived AS (
     SELECT p.agent_uuid, count(*) AS clients
-    FROM pairs p LEFT JOIN known k USING (agent_uuid, registry, client)
+    FROM pairs p LEFT JOIN agent_clients k USING (agent_uuid, registry, client)  -- as it was before this statement
     WHERE coalesce(k.feedback, 0) = 0
     GROUP BY p.agent_uuid
 ), figures AS (
