@@ -194,7 +194,7 @@ class Supervisor:
         try:
             while not attempt.done():
                 left_s = self.watch.left_s
-                if left_s is not None and left_s <= 0:
+                if left_s == 0:
                     log.error("chain_stalled", silent_s=round(self.stall_after_s), reasons=list(self.trouble.reasons))
                     self.restarted()
                     raise Stalled(f"{self.chain}: no progress for {self.stall_after_s:g} s")

@@ -16,6 +16,9 @@ _ALARM: Final = 0.85
 """Share of the time after which silence is an alarm: it shall be heard before all of it is over, although the heads of
 the providers that are not asked are a few seconds old."""
 
+_SOONEST_RESTART_S: Final = 5.0
+"""However short the time is set to be: an attempt has to open connections, and to read where the chain stands."""
+
 Fault = Literal["database", "provider"]
 
 
@@ -104,10 +107,11 @@ class Watch:
 
     @property
     def left_s(self) -> float | None:
-        """How long the present attempt has yet to get on; None where nothing is expected of it."""
+        """How long the present attempt has yet to get on, at least 0; None where nothing is expected of it."""
         if self._progressed is None:
             return None
-        return max(self._progressed, self._begun) + self._patience_s - time.monotonic()
+        left_s = max(self._progressed, self._begun) + max(self._patience_s, _SOONEST_RESTART_S) - time.monotonic()
+        return max(left_s, 0.0)
 
     @property
     def _patience_s(self) -> float:

@@ -29,11 +29,12 @@ class Share:
 def share_of(me: str, wanted: AbstractSet[int], instances: Sequence[Instance], held: Mapping[int, str]) -> Share:
     """Say which of the chains it `wanted` an instance may take now, and which it holds it should hand over.
 
-    `held` is the holder of every unexpired lease. A free chain that no live instance could index is anyone's to try.
+    `held` is the holder of every unexpired lease; one of our own, left over from before, is no obstacle. A free chain
+    that no live instance could index is anyone's to try.
     """
     owners = owners_of(instances, held)
     return Share(
-        take=frozenset(chain for chain in wanted if chain not in held and owners.get(chain, me) == me),
+        take=frozenset(chain for chain in wanted if held.get(chain, me) == me == owners.get(chain, me)),
         give=frozenset(chain for chain, holder in held.items() if holder == me != owners.get(chain, me)),
     )
 

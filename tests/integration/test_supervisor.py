@@ -82,6 +82,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(trouble, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(trouble, "_SOONEST_RESTART_S", 0.0)
     monkeypatch.setattr(trouble, "_LONGEST_PAUSE_S", 0.004)
 
 

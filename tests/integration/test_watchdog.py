@@ -1,4 +1,4 @@
-"""The daemon in the test's own loop while one thing after the other hangs: told in time, begun anew, the rest unhurt."""
+"""The daemon in the test's own loop while one thing after the other hangs: told in time, begun anew, no other hurt."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from workload import DEPLOYMENT, Workload
 
 from indexer import supervisor as supervision
+from indexer import trouble
 from indexer.chain import pool
 from indexer.daemon import Daemon
 from indexer.fetching import Fetcher
@@ -33,6 +34,7 @@ SLACK_S: Final = 0.5  # of a busy machine
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "SURVEY_EVERY_S", 0.2)
+    monkeypatch.setattr(trouble, "_SOONEST_RESTART_S", 0.0)
     monkeypatch.setattr(supervision, "_ABANDON_S", 0.5)
     monkeypatch.setattr(supervision, "_CANCEL_AGAIN_S", 0.1)
 
