@@ -43,6 +43,7 @@ class Season:
     async def run(self) -> dict[str, Any]:
         """Play the plan, wait for calm, compare."""
         began = time.monotonic()
+        phases: dict[str, float] = {}
         random = Random(f"season/{self.plan.seed}")
         async with AsyncExitStack() as stack:
             world = await stack.enter_async_context(World(self.plan))
@@ -53,8 +54,12 @@ class Season:
             stack.callback(keep_logs, self.folder, house)
             self._configure(house, world, random)
             reader = Reader(house.database_url, world, ADDRESSES)
+            await self._begin(household)
+            phases["begin"] = time.monotonic() - began
             await self._play(world, household, reader)
+            phases["played"] = time.monotonic() - began
             await calm_down(world, household)
+            phases["calm"] = time.monotonic() - began
             found = await tables_at(house.database_url)
             await household.stop()
             expected = await truth(self.servers, world)
@@ -62,6 +67,7 @@ class Season:
         return {
             "seed": self.plan.seed,
             "seconds": round(time.monotonic() - began, 1),
+            "phases": {name: round(at, 1) for name, at in phases.items()},
             "proof": self.plan.proof,
             "providers": len(self.plan.providers),
             **world.figures(),
@@ -76,9 +82,11 @@ class Season:
             options["max_block_range"] = random.choice((1, 7, 20, 50))
         house.programs.configure(chain_table("local", world.urls, **options))
 
-    async def _play(self, world: World, household: Household, reader: Reader) -> None:
+    async def _begin(self, household: Household) -> None:
         daemon = await household.start()
         await daemon.logged("batch_committed", deadline_s=BEGIN_S)
+
+    async def _play(self, world: World, household: Household, reader: Reader) -> None:
         async with reader.looking(), world.weather():
             for trouble in household.draw(self.troubles):
                 await asyncio.sleep(household.random.uniform(0.1, 1.5))

@@ -9,16 +9,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Final, Literal, assert_never
+from typing import Any, Final, Literal, assert_never
 
 import asyncpg
 from processes import Program, until
 
 from soak.house import AWAY, House
 
-Trouble = Literal["kill", "restart", "freeze", "second", "cut", "lock", "postgres", "postmaster", "valkey", "nothing"]
+Trouble = Literal[
+    "kill", "restart", "freeze", "second", "cut", "lock", "postgres", "postmaster", "valkey", "reindex", "rebuild"
+]
 
-USUAL: Final[tuple[Trouble, ...]] = ("kill", "kill", "restart", "freeze", "second", "cut", "lock", "valkey", "nothing")
+USUAL: Final[tuple[Trouble, ...]] = (
+    "kill",
+    "kill",
+    "restart",
+    "freeze",
+    "second",
+    "cut",
+    "lock",
+    "valkey",
+    "reindex",
+    "rebuild",
+)
 OWN: Final[tuple[Trouble, ...]] = (*USUAL, "postgres", "postgres", "postmaster")
 DOWN_S: Final = 1.5  # longest pause between a kill and the next start
 
@@ -63,8 +76,13 @@ class Household:
                 _kill_postgres(self.house, children=trouble == "postgres")
             case "valkey":
                 _kill(self.house.valkey.pid())
-            case "nothing":
-                pass
+            case "reindex":
+                first = self.random.randrange(60)
+                words = ("--chain", "local", "--from", str(first), "--to", str(first + self.random.randrange(60)))
+                await self._beside("reindex", *words, allowed=(0, 1, 2))  # what cannot be had now is no fault of ours
+            case "rebuild":
+                document = await self._beside("reindex", "--rebuild", allowed=(0, 2))
+                assert not (document or {}).get("merged"), document
             case other:
                 assert_never(other)
 
@@ -132,6 +150,14 @@ class Household:
                     await asyncio.sleep(self.random.uniform(0.2, 2.0))
             finally:
                 connection.terminate()
+
+    async def _beside(self, *words: str, allowed: tuple[int, ...]) -> dict[str, Any] | None:
+        """Run another command beside the daemon; return its document where it was done."""
+        code, program = await self.house.programs.run(*words, "--json")
+        crashed = any(one["event"] == "process_crashed" for one in program.events)
+        assert code in allowed, f"{words} ended with {code}: {program.stderr[-5:]}"
+        assert not crashed, program.stderr[-5:]
+        return program.document if code == 0 else None
 
     async def _free_the_lease(self, gone: Program) -> None:
         """Let a dead holder's lease run out now: waiting for it is tested elsewhere."""
