@@ -10,7 +10,7 @@ import asyncpg
 from indexer.core.rows import RowBuilder
 from indexer.core.types import Deployment
 from indexer.errors import SettingsError
-from indexer.store.comparing import WHOLE_ROW, Difference, affected, note_differences, shortened, tell_differences
+from indexer.store.comparing import Difference, affected, note_differences, tell_differences
 from indexer.store.database import SCHEMA, Connection, Database
 from indexer.store.queries import queries
 from indexer.store.shadow import LAST_BLOCK, SLICE_LOGS, ContractsChanged, Reached, Shadow
@@ -187,15 +187,3 @@ async def _announce(connection: Connection, chain_id: int, chain: asyncpg.Record
     await connection.execute(queries()["announce"], *change)
     await connection.execute(queries()["mark_rewritten"], chain_id, cursor)
     await connection.execute(queries()["notify"], f"{chain_id}:{cursor}")
-
-
-__all__ = [
-    "WHOLE_ROW",
-    "ContractsChanged",
-    "Difference",
-    "Rebuilt",
-    "rebuild",
-    "shadow_differences",
-    "shortened",
-    "stored_deployments",
-]

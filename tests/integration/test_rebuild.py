@@ -27,8 +27,8 @@ from indexer.store import rebuild as rebuilding
 from indexer.store.comparing import WHOLE_ROW
 from indexer.store.database import Connection, Database
 from indexer.store.queries import queries
-from indexer.store.rebuild import ContractsChanged, Rebuilt, stored_deployments
-from indexer.store.shadow import SHADOW_TABLES
+from indexer.store.rebuild import Rebuilt, stored_deployments
+from indexer.store.shadow import SHADOW_TABLES, ContractsChanged
 from indexer.store.slices import Slice, Slices
 
 OTHER_CHAIN = ChainId(10)
