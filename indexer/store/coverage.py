@@ -47,6 +47,12 @@ async def read_coverage(connection: Connection, chain_id: int, to_block: int | N
     return required, covered
 
 
+async def is_covered(connection: Connection, chain_id: int, within: BlockRange, addresses: Sequence[bytes]) -> bool:
+    """Say whether any block of `within` was ever fetched for any of these contracts."""
+    bounds = (within.from_block, within.to_block)
+    return bool(await connection.fetch(queries()["touching_coverage"], chain_id, list(addresses), *bounds))
+
+
 async def cover(
     connection: Connection, chain_id: int, within: BlockRange, addresses: Sequence[bytes], proof: Proof
 ) -> None:

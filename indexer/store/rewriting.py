@@ -47,6 +47,7 @@ class Rewriting:
     What a row says may depend on its neighbours in the block (section 4 of the registries' rules, re-entrancy): in
     blocks that change, the typed rows of the agents concerned are all built anew. `dropped` are the positions where
     some may stand now, `rows` what will stand there, and of the ledger what is new. `within` spans the changes.
+    `is_first`: these blocks were never stored before, so nothing but what is in the ledger can follow from them.
     """
 
     within: BlockRange
@@ -56,10 +57,17 @@ class Rewriting:
     rows: Rows
     agents: tuple[UUID, ...]
     undecodable: int
+    is_first: bool
 
     @classmethod
     def plan(
-        cls, stored: Stored, fetched: Sequence[RawLog], changes: Sequence[Change], builder: RowBuilder
+        cls,
+        stored: Stored,
+        fetched: Sequence[RawLog],
+        changes: Sequence[Change],
+        builder: RowBuilder,
+        *,
+        is_first: bool,
     ) -> Rewriting:
         """Plan how the differences between `stored` and `fetched`, whole blocks of both, are written."""
         changed = frozenset(one.position for one in changes)
@@ -78,20 +86,24 @@ class Rewriting:
             BlockRange(min(blocks), max(blocks)),
             tuple(one.position for one in changes if one.stored is not None),
             tuple(one.fetched for one in changes if one.fetched is not None),
-            tuple(sorted(rebuilt & stored.agents.keys())),
+            tuple(sorted(rebuilt & stored.agents.keys() if is_first else rebuilt)),
             rows,
             tuple(agents),
             sum(row[_EVENT] is None for row in rows["logs"]) - len(stored.undecodable & changed),
+            is_first,
         )
 
     async def write(self, connection: Connection, at: Locked) -> None:
         """Write it behind the fence; what is taken away gets its `revert` changes, what is new none yet.
 
-        An agent all of whose rows lie below the first change is carried on; any other is computed from all its rows.
+        In blocks that are stored for the first time, an agent all of whose rows lie below the first change is carried
+        on; any other is computed from all its rows.
         """
         first, last = self.within.from_block, self.within.to_block
-        found = await connection.fetch(queries()["agents_above"], at.chain_id, list(self.agents), first)
-        amended = [row["agent_uuid"] for row in found]
+        amended = list(self.agents)
+        if self.is_first:
+            found = await connection.fetch(queries()["agents_above"], at.chain_id, amended, first)
+            amended = [row["agent_uuid"] for row in found]
         extended = [agent for agent in self.agents if agent not in frozenset(amended)]
         if amended:
             await projections.clear(connection, at.chain_id, amended)

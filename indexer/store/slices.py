@@ -13,7 +13,7 @@ from indexer.core.differences import Change, Position, differences
 from indexer.core.rows import RowBuilder
 from indexer.core.types import Batch, RawLog
 from indexer.errors import Retryable, SettingsError
-from indexer.store.coverage import cover
+from indexer.store.coverage import cover, is_covered
 from indexer.store.database import Connection, Database
 from indexer.store.fence import Locked, fenced
 from indexer.store.leases import Lease
@@ -122,7 +122,8 @@ class Slices:
                 raise Unconfirmed(self._chain_id, bold)
             agents = 0
             if changes:
-                rewriting = Rewriting.plan(stored, fetched.logs, changes, self._builder)
+                first = not await is_covered(connection, self._chain_id, fetched.batch.range, fetched.addresses)
+                rewriting = Rewriting.plan(stored, fetched.logs, changes, self._builder, is_first=first)
                 await self._rewrite(connection, at, rewriting, announce=announce)
                 agents = len(rewriting.agents)
             await cover(connection, self._chain_id, fetched.batch.range, fetched.addresses, fetched.batch.proof)

@@ -11,7 +11,7 @@ HAVING min(g.start_block) <= min(least(c.checkpoint_block, $2::bigint))
 ORDER BY min(g.position), g.address;
 
 -- name: touching_coverage
--- Intervals that share a block with a range or touch it; the bounds given are one block wider.
+-- Intervals that share a block with a range; one that only touches it too where the bounds given are a block wider.
 SELECT address, from_block, to_block, proof FROM coverage
 WHERE chain_id = $1 AND address = ANY ($2::bytea[]) AND to_block >= $3 AND from_block <= $4
 ORDER BY address, from_block;

@@ -76,12 +76,29 @@ async def test_blocks_filled_from_the_lowest_on_carry_agents_on_without_their_hi
     chain = mined(9, HEAD)
     ledger = await Ledger.open(database)
     await commit(ledger, replace(whole(chain), logs=()))
+    async with database.transaction() as connection:
+        await connection.execute("DELETE FROM coverage")
     slices = slices_of(ledger)
 
     for first in range(0, HEAD, 10):
         await swap(slices, batch_of(chain, first, min(first + 9, HEAD)))
     await swap(slices, batch_of(chain, HEAD, HEAD))
 
+    await expect_straight(ledger, clean, chain)
+
+
+async def test_logs_that_someone_deleted_from_the_ledger_alone_come_back_and_count_once(
+    database: Database, clean: Database
+) -> None:
+    chain = mined(10, HEAD)
+    ledger = await Ledger.open(database)
+    await ledger.index(chain)
+    async with database.transaction() as connection:
+        await connection.execute("DELETE FROM logs WHERE block_number > 20 AND event IS NOT NULL")
+
+    done = await swap(slices_of(ledger), batch_of(chain, 15, HEAD))
+
+    assert done.changes
     await expect_straight(ledger, clean, chain)
 
 
