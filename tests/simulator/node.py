@@ -136,7 +136,10 @@ class SimNode:
         self.http_requests += 1
         if self.knobs.latency_s:
             await asyncio.sleep(self.knobs.latency_s)
-        body = msgspec.json.decode(await request.read())
+        try:
+            body = msgspec.json.decode(await request.read())
+        except ConnectionError:  # the asking process was killed
+            return web.Response()
         fault = self._faults.popleft() if self._faults else self.on_request and self.on_request()
         if fault == "hang":
             await asyncio.sleep(3600)
