@@ -17,9 +17,12 @@ from indexer.chain.member import Member, remember
 from indexer.chain.provider import Provider
 from indexer.chain.race import MAX_WAIT_S, Race, worth_a_wait
 from indexer.chain.refusals import (
+    Inconsistent,
+    MethodMissing,
     NobodyLeft,
     OtherBranch,
     ProviderError,
+    Pruned,
     RateLimited,
     Transport,
     Unauthorized,
@@ -35,6 +38,7 @@ ROUNDS: Final = 4  # passes over all providers before the caller hears of it; wi
 FIRST_WAIT_S: Final = 0.2
 CLOCK_SLACK_S: Final = 0.005  # so that a wait does not end just before the rest it waits for
 SURVEY_EVERY_S: Final = 10.0
+SOON_S: Final = 60.0  # so long a limited provider is waited for where no other has what is asked
 LONG_PACE_S: Final = 1.0  # a provider whose turn would come later than that is asked after the others
 
 
@@ -237,12 +241,31 @@ class Pool:
         members = self._in_order(wanted)
         if not members:
             raise self._all_barred(wanted)
-        return await Race(
+        race = Race(
             members,
             lambda member: self._start(member, operation, wanted.from_block),
             may_hedge=lambda member: self._may_hedge(member, wanted),
             lost=lambda member, seconds: member.outrun(self._clock(), seconds),
-        ).run()
+        )
+        try:
+            return await race.run()
+        except (Inconsistent, MethodMissing, Pruned) as error:
+            # Those who were asked cannot, or lie; that says nothing of one who will be asked again in a moment.
+            if (limited := self._soon_able(wanted, members)) is not None:
+                raise limited from error
+            raise
+
+    def _soon_able(self, wanted: _Wanted, asked: Sequence[Member]) -> RateLimited | None:
+        """Return the limit of a provider that was not asked for it, and ends before long."""
+        now = self._clock()
+        left = [one for one in self._members if one.provider not in wanted.exclude and one not in asked]
+        rests = [
+            (one.breaker.resting_s(now), one.breaker.error)
+            for one in left
+            if isinstance(one.breaker.error, RateLimited)
+        ]
+        rest_s, error = min(rests, key=lambda rest: rest[0], default=(0.0, None))
+        return RateLimited(error.host, error.text, rest_s) if error is not None and rest_s <= SOON_S else None
 
     def _start(
         self, member: Member, operation: Callable[[Provider], Awaitable[T]], from_block: int | None

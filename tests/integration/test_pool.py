@@ -209,6 +209,29 @@ async def test_rate_is_learned_from_refusals(chain: SimChain) -> None:
         assert time.monotonic() - began >= 1.5 / rate
 
 
+@pytest.mark.parametrize("retry_after", ["0.2", "30"], ids=["waited for", "told"])
+async def test_what_only_a_limited_provider_serves_is_not_taken_to_be_served_by_nobody(
+    chain: SimChain, retry_after: str
+) -> None:
+    async with (
+        SimNode(chain, retry_after=retry_after) as able,
+        SimNode(chain, receipts=False) as other,
+        pool_of(able, other) as pool,
+    ):
+        able.fail(1, "429")
+        await pool.run(height)
+
+        if retry_after == "30":
+            with pytest.raises(RateLimited):
+                await pool.run(receipts)
+        else:
+            assert await pool.run(receipts) == []
+
+
+async def receipts(provider: Provider) -> Any:
+    return await provider.call(Call("eth_getBlockReceipts", [hex(1)], ANY_JSON))
+
+
 async def test_storm_of_refusals_on_all_providers_leaves_as_rate_limited(chain: SimChain) -> None:
     """F24."""
     first, second = SimNode(chain, retry_after="3600"), SimNode(chain, retry_after="600")
