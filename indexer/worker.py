@@ -399,7 +399,8 @@ class Worker:
     async def _confirm(self, fetched: Sequence[BlockRef], tip: Tip) -> None:
         """Read the lowest block that differs once more, best elsewhere: one answer takes nothing back (fault F4).
 
-        Asked together with the head, so that no node that is behind is heard. Raises Inconsistent where they differ.
+        Asked together with the head, so that a node that is behind is heard only where no other is; but whoever is
+        ahead has no say alone. Raises Inconsistent where they differ.
         """
         held = {block.number: block.hash for block in self._held}
         changed = next(block for block in fetched if held.get(block.number, block.hash) != block.hash)

@@ -174,6 +174,7 @@ class Source:
         """Return the canonical blocks of these ascending numbers, all from one provider.
 
         `elsewhere` asks any provider but the one that gave the last such answer, as long as another one answers at all.
+        Where all of those stay behind, the answer is the lowest block alone, if one of them has it.
         Raises PastHead where one is missing everywhere (fault F6), Inconsistent where neighbours do not link.
         """
         if not numbers:
@@ -183,10 +184,10 @@ class Source:
         return await self._told(numbers)
 
     async def _told_elsewhere(self, numbers: Sequence[int], teller: Provider) -> tuple[BlockRef, ...]:
-        """Return what another provider says; nothing where none lives, or those that do stay behind."""
+        """Return what another provider says, of the lowest alone where all stay behind; nothing where none has that."""
         for pause_s in (*_BEHIND_PAUSES_S, None):
             try:
-                return await self._told(numbers, exclude=(teller,))
+                return await self._told(numbers if pause_s else numbers[:1], exclude=(teller,))
             except PastHead:
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)

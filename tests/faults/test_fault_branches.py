@@ -16,6 +16,7 @@ from stepping import SteppingDatabase
 from structlog.testing import capture_logs
 from workload import Workload
 
+from indexer.chain import pool, source
 from indexer.errors import BeyondFinality, StoreUnavailable
 from indexer.store.chains import Chains
 from indexer.store.database import Connection, Database
@@ -84,6 +85,28 @@ async def test_f04_a_member_that_stayed_on_a_replaced_branch_takes_nothing_back(
     await expect_truth(database, clean, chain)
 
 
+async def test_f04_a_provider_ahead_on_a_branch_of_its_own_takes_nothing_back(
+    database, clean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_BEHIND_PAUSES_S", (0.05,))
+    monkeypatch.setattr(pool, "SURVEY_EVERY_S", 0.2)
+    chain, workload = grown(104, 80)
+    own = chain.fork()
+    own.reorg(5, [workload.block(4) for _ in range(25)])
+    async with SimNode(own) as liar, SimNode(chain) as node, SimNode(chain) as third:
+        await index(database, [node.url])
+        async with open_worker(database, [liar.url, node.url, third.url], until=None) as worker, following(worker):
+            asked = liar.calls["eth_getBlockByNumber"]
+            await until(lambda: liar.calls["eth_getBlockByNumber"] > asked + 300 or worker.counters.reorgs)
+            assert worker.counters.reorgs == 0
+            liar.chain = chain
+            chain.mine(workload.block(4))
+            await caught_up(worker, chain)
+
+    assert await reverted(database) == 0
+    await expect_truth(database, clean, chain)
+
+
 # --- F5 -------------------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +114,8 @@ async def test_f04_a_member_that_stayed_on_a_replaced_branch_takes_nothing_back(
 async def test_f05_a_node_that_is_not_of_this_chain_or_not_in_sync_is_never_heard(database, clean, how: str) -> None:
     chain, workload = grown(105, 100)
     async with SimNode(chain) as joining, SimNode(chain) as node:
-        await index(database, [node.url], finality_blocks=10)
+        if how == "another branch":  # what is final here tells
+            await index(database, [node.url], finality_blocks=10)
         match how:
             case "another network":
                 joining.chain, _ = elsewhere(1050, 200)
@@ -208,11 +232,11 @@ async def test_f13_a_reorg_of_blocks_without_logs_rewinds_their_hashes(database,
         if running:
             async with open_worker(database, [node.url], until=None) as worker, following(worker):
                 await caught_up(worker, chain)
-                chain.reorg(10)
+                chain.reorg(10, [()] * 8)
                 await caught_up(worker, chain)
         else:
             await index(database, [node.url])
-            chain.reorg(10)
+            chain.reorg(10, [()] * 8)
             await index(database, [node.url])
         standing = await Chains(database).standing(CHAIN_ID)
         for _ in range(5):
@@ -220,7 +244,7 @@ async def test_f13_a_reorg_of_blocks_without_logs_rewinds_their_hashes(database,
         await index(database, [node.url])
 
     canonical = [block.ref for block in chain.blocks]
-    assert standing.checkpoint_hash == canonical[62].hash
+    assert (standing.checkpoint_block, standing.checkpoint_hash) == (60, canonical[60].hash)
     assert all(block == canonical[block.number] for block in standing.held)
     assert await reverted(database) == 0
     await expect_truth(database, clean, chain)
