@@ -209,7 +209,7 @@ def fill(chain: SimChain, cases: list[Case]) -> dict[tuple[int, int], Case]:
 # --- F24 ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "rate", "null", "html", "closed"])
+@pytest.mark.parametrize("fault", ["429", "rate", "null", "html", "closed"])
 async def test_f24_a_provider_that_only_fails_is_left_alone_and_the_other_serves(database, clean, fault: Fault) -> None:
     chain, _ = grown(124, 60)
     async with SimNode(chain) as broken, SimNode(chain) as node:
