@@ -26,8 +26,10 @@ class Judge(Protocol):
     async def prove(self, numbers: Sequence[int], addresses: Sequence[bytes]) -> tuple[ProvenBlock, ...]:
         """Return what these blocks hold, proven by their receipts roots; MethodMissing where nobody can."""
 
-    async def confirms(self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes]) -> bool:
-        """Say whether a receipts root, or two providers, agree that exactly these are the block's logs."""
+    async def confirms(
+        self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes], *, against: Sequence[RawLog] = ()
+    ) -> bool:
+        """Say whether a receipts root, or two providers and no bloom, agree that exactly these are the block's logs."""
 
 
 class Slices(Protocol):
@@ -65,17 +67,19 @@ async def correct(judge: Judge, slices: Slices, fetched: Slice, how: Correction)
     answer; where nobody serves receipts, another provider has to agree. Raises Unconfirmed where none does, SliceMoved
     where the chain moved meanwhile, RpcError, StoreUnavailable or LeaseLost.
     """
-    losing = {change.block_number for change in await slices.compare(fetched) if change.removes}
+    lost = [change for change in await slices.compare(fetched) if change.removes]
+    losing = {change.block_number for change in lost}
     if losing and fetched.batch.proof != "receipts":
-        fetched, losing = await _settled(judge, fetched, sorted(losing))
+        fetched, losing = await _settled(judge, fetched, [change.stored for change in lost if change.stored])
     removable = frozenset(
         change.position for change in await slices.compare(fetched) if change.removes and change.block_number in losing
     )
     return await slices.swap(fetched, removable=removable, announce=how.announce, mark=how.mark)
 
 
-async def _settled(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tuple[Slice, set[int]]:
-    """Return the slice with what is certain of these blocks, and which of them are certain."""
+async def _settled(judge: Judge, fetched: Slice, lost: Sequence[RawLog]) -> tuple[Slice, set[int]]:
+    """Return the slice with what is certain of the blocks that would lose logs, and which of them are certain."""
+    numbers = sorted({log.block_number for log in lost})
     try:
         proven = [
             block
@@ -83,7 +87,7 @@ async def _settled(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tupl
             for block in await judge.prove(numbers[start : start + _PROVEN_AT_ONCE], fetched.addresses)
         ]
     except (MethodMissing, Inconsistent, Pruned):
-        return fetched, {number for number in numbers if await _agreed(judge, fetched, number)}
+        return fetched, {number for number in numbers if await _agreed(judge, fetched, number, lost)}
     held = {block.number: block.hash for block in fetched.batch.blocks}
     for block in proven:
         if held.get(block.ref.number, block.ref.hash) != block.ref.hash:
@@ -92,9 +96,10 @@ async def _settled(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tupl
     return replace(fetched, batch=_with_logs(fetched.batch, logs, numbers)), {*numbers}
 
 
-async def _agreed(judge: Judge, fetched: Slice, number: int) -> bool:
+async def _agreed(judge: Judge, fetched: Slice, number: int, lost: Sequence[RawLog]) -> bool:
     logs = [log for log in fetched.batch.logs if log.block_number == number]
-    return await judge.confirms(number, logs, fetched.addresses)
+    against = [log for log in lost if log.block_number == number]
+    return await judge.confirms(number, logs, fetched.addresses, against=against)
 
 
 def _with_logs(batch: Batch, logs: Sequence[RawLog], numbers: Collection[int]) -> Batch:

@@ -153,6 +153,12 @@ class HeaderProof:
             self.blooms.in_force and bloom is not None and any(bloom_may_hold(bloom, address) for address in addresses)
         )
 
+    def may_hold(self, header: Header, log: RawLog) -> bool:
+        """Say whether the bloom speaks for this very log: its address and each of its topics."""
+        bloom = header.bloom
+        values = (log.address, *log.topics)
+        return self.blooms.in_force and bloom is not None and all(bloom_may_hold(bloom, value) for value in values)
+
     def proves_empty(self, header: Header, addresses: Iterable[bytes]) -> bool:
         """Say whether the header alone proves that its block holds no log of these addresses.
 

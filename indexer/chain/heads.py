@@ -36,11 +36,14 @@ class Heads(Generic[K]):
 
     def __init__(self) -> None:
         self.heard: dict[K, Heard] = {}
+        self._moved_at: dict[K, float] = {}
         self._highest: deque[tuple[float, int]] = deque(maxlen=MAX_SAMPLES)
 
     def hear(self, key: K, heard: Heard) -> None:
         """Take in what a provider says; a finalized block that it leaves out this time is kept from the last."""
         before = self.heard.get(key)
+        if before is None or before.head != heard.head:
+            self._moved_at[key] = heard.at
         if heard.finalized is None and before is not None:
             heard = replace(heard, finalized=before.finalized)
         self.heard[key] = heard
@@ -65,6 +68,10 @@ class Heads(Generic[K]):
         if leader.head_time - own.head_time > LAG_AT_ONCE_S:
             return True
         return any(own.head + LAG_BLOCKS < head for at, head in self._highest if now - at >= LAG_S)
+
+    def frozen(self, key: K, now: float) -> bool:
+        """Say whether a provider is behind and does not move either: it knows nothing of what happens now."""
+        return self.behind(key, now) and now - self._moved_at[key] >= FRESH_S
 
     def absurd(self, key: K, now: float) -> bool:
         """Say whether a provider's head cannot be, judged by most of the others, three being heard at least."""

@@ -195,6 +195,11 @@ class Pool:
         """Say whether the head that the provider told last is impossible by what the others say."""
         return self._heads.absurd(provider, self._clock())
 
+    def frozen(self) -> tuple[Provider, ...]:
+        """Return the providers that stand still behind the others."""
+        now = self._clock()
+        return tuple(one for one in self.providers if self._heads.frozen(one, now))
+
     def finalized(self, head: int) -> int | None:
         """Return the newest block that is final by what all providers say, at most `head`; None: nobody tells."""
         return self._heads.finalized(self._clock(), head)

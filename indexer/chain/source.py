@@ -174,7 +174,8 @@ class Source:
         """Return the canonical blocks of these ascending numbers, all from one provider.
 
         `elsewhere` asks any provider but the one that gave the last such answer, as long as another one answers at all.
-        Where all of those stay behind, the answer is the lowest block alone, if one of them has it.
+        Where all of those stay behind, the answer is the lowest block alone, if one of them has it and does not stand
+        still.
         Raises PastHead where one is missing everywhere (fault F6), Inconsistent where neighbours do not link.
         """
         if not numbers:
@@ -187,7 +188,9 @@ class Source:
         """Return what another provider says, of the lowest alone where all stay behind; nothing where none has that."""
         for pause_s in (*_BEHIND_PAUSES_S, None):
             try:
-                return await self._told(numbers if pause_s else numbers[:1], exclude=(teller,))
+                if pause_s is not None:
+                    return await self._told(numbers, exclude=(teller,))
+                return await self._told(numbers[:1], exclude=(teller, *self.pool.frozen()))
             except PastHead:
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
@@ -229,41 +232,48 @@ class Source:
         logs = await self._receipts.prove(headers, frozenset(addresses))
         return tuple(ProvenBlock(header.ref, tuple(logs[header.ref.number])) for header in headers)
 
-    async def confirms(self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes]) -> bool:
+    async def confirms(
+        self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes], *, against: Sequence[RawLog] = ()
+    ) -> bool:
         """Say whether these are for certain all logs of the addresses in that block; their times are not looked at.
 
-        A receipts root says so or, where none is to be had, two different providers. Raises RpcError where nobody
-        answers.
+        A receipts root says so or, where none is to be had, two different providers: but not against the block's own
+        bloom, where that speaks for logs that were known of it before (fault F15: nodes that dropped their logs answer
+        with none). Raises RpcError where nobody answers.
         """
         try:
             (block,) = await self.prove([block_number], addresses)
         except (MethodMissing, Inconsistent, Pruned):
-            return await self._two_say(block_number, logs, tuple(addresses))
+            return await self._two_say(block_number, logs, tuple(addresses), against)
         return same_logs(block.logs, logs)
 
-    async def _two_say(self, number: int, logs: Sequence[RawLog], addresses: tuple[bytes, ...]) -> bool:
+    async def _two_say(
+        self, number: int, logs: Sequence[RawLog], addresses: tuple[bytes, ...], against: Sequence[RawLog]
+    ) -> bool:
         hashes: set[bytes] = set()
         heard: list[Provider] = []
         while len(heard) < 2:
             try:
-                provider, block, said = await self.pool.run(
+                provider, header, said = await self.pool.run(
                     lambda provider: self._said(provider, number, addresses), exclude=heard, from_block=number
                 )
             except NobodyLeft:
                 return False
-            if not same_logs(said, logs):
+            explained = {(log.address, log.topics) for log in said}
+            unexplained = [log for log in against if (log.address, log.topics) not in explained]
+            if not same_logs(said, logs) or any(self.proof.may_hold(header, log) for log in unexplained):
                 return False
             heard.append(provider)
-            hashes.add(block.hash)
+            hashes.add(header.ref.hash)
         return len(hashes) == 1
 
     async def _said(
         self, provider: Provider, number: int, addresses: tuple[bytes, ...]
-    ) -> tuple[Provider, BlockRef, Sequence[RawLog]]:
+    ) -> tuple[Provider, Header, Sequence[RawLog]]:
         (header,) = await self._reader.headers(provider, [number])
         logs = await self._reader.logs_of_blocks(provider, [header.ref], addresses)
         checks.check_hashes(provider.host, logs, {number: header})
-        return provider, header.ref, checks.in_order(provider.host, logs)
+        return provider, header, checks.in_order(provider.host, logs)
 
     async def call(self, to: bytes, data: bytes, block_hash: bytes) -> bytes:
         """Call a contract on the state after that block.

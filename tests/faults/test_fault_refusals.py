@@ -41,6 +41,23 @@ async def test_f15_history_that_every_provider_has_pruned_costs_no_row(database)
     assert await tables_of(database) == before
 
 
+async def test_f15_providers_that_pruned_their_logs_without_a_word_cannot_outvote_the_blooms(database) -> None:
+    chain, _ = grown(115, 120)
+
+    def pruned(method: str, _params: list[Any], answer: Any) -> Any:
+        return [log for log in answer if int(log["blockNumber"], 16) >= 60] if method == "eth_getLogs" else answer
+
+    async with SimNode(chain) as node, SimNode(chain) as second:
+        await index(database, [node.url])
+        before = await tables_of(database)
+        for one in (node, second):
+            one.knobs.receipts, one.intercept = False, pruned
+        outcome = await reindex(database, [node.url, second.url], max_block_range=20, patience_s=0.1)
+
+    assert (outcome.exit_code, outcome.logs_removed) == (1, 0)
+    assert await tables_of(database) == before
+
+
 async def test_f15_the_replacement_is_fetched_elsewhere_and_swapped_in_before_anything_is_gone(
     database_url: str, clean
 ) -> None:

@@ -72,6 +72,18 @@ def test_node_that_stands_still_is_behind_after_a_while_and_back_when_it_caught_
     assert not heads.behind("frozen", 30.0)
 
 
+def test_node_that_is_behind_and_moves_is_not_frozen() -> None:
+    heads: Heads[str] = Heads()
+    for now in range(0, 101, 10):
+        heads.hear("a", Heard(1000 + now, now, None, now))
+        heads.hear("slow", Heard(900 + now // 10, now, None, now))
+        heads.hear("frozen", Heard(950, 0, None, now))
+        heads.sample(now)
+
+    assert heads.behind("slow", 100)
+    assert [key for key in ("a", "slow", "frozen") if heads.frozen(key, 100)] == ["frozen"]
+
+
 def test_chain_that_rests_shows_who_is_behind_too() -> None:
     heads: Heads[str] = Heads()
     hear(heads, 0.0, a=1010, b=1000)
