@@ -62,6 +62,7 @@ EVENTS: Final = frozenset(
         "publisher_recovered",
         "range_reindexed",
         "range_shrunk",
+        "receipts_unproven",
         "reorg_detected",
         "rollback_committed",
         "settings_loaded",
