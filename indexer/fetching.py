@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from indexer.chain.refusals import ShrinkRange
-from indexer.core.ranges import SpanState, after_refusal, after_success
+from indexer.chain.refusals import Inconsistent, ShrinkRange, Transport
+from indexer.core.ranges import SpanState, after_failure, after_refusal, after_success
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
 
 log = structlog.get_logger()
@@ -79,6 +79,10 @@ class Fetcher:
                     await _cancel(ahead)
                     following = wanted.from_block
                     continue
+                except (Transport, Inconsistent):
+                    # Each answer may fail: of many requests one always does, so that less has to be asked at a time.
+                    self.span = after_failure(self.span, len(wanted))
+                    raise
                 self.span = after_success(self.span, len(wanted), len(batch.logs), duration_s)
                 yield batch
         finally:

@@ -16,6 +16,7 @@ from indexer.settings import host_of
 
 EVENTS: Final = frozenset(
     {
+        "advance_failed",
         "batch_committed",
         "batch_refused",
         "bell_lost",

@@ -12,7 +12,7 @@ import structlog
 
 from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
-from indexer.core.ranges import start_span
+from indexer.core.ranges import SpanState, start_span
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId
 from indexer.errors import RpcError
@@ -47,10 +47,12 @@ class Pipeline:
     leased: dict[int, Lease]
     counters: ChainCounters = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    _span: SpanState = field(init=False)  # what one attempt learned, the next one knows
     _admitted: bool = False
 
     def __post_init__(self) -> None:
         """Begin to count."""
+        self._span = start_span(self.chain.max_block_range or self.chain.range_hint)
         self.counters = ChainCounters(ChainId(self.chain.id), self.chain.name)
 
     @property
@@ -100,7 +102,11 @@ class Pipeline:
         try:
             if self.until is None:
                 keeping = asyncio.create_task(keeper.run(), name=f"keeper {self.chain.name}")
-            await self._worker(supervisor, lease, leave).run()
+            worker = self._worker(supervisor, lease, leave)
+            try:
+                await worker.run()
+            finally:
+                self._span = worker.learned_span
             if self.until is not None:
                 supervisor.watch.pause()  # it takes its time, and no batch is due
                 await self._settle(keeper)
@@ -127,7 +133,7 @@ class Pipeline:
             self.builder,
             self.counters,
             self.progress,
-            start_span(self.chain.max_block_range or self.chain.range_hint),
+            self._span,
             supervisor.gets_on,
             self._poke,
             leave,

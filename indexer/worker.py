@@ -6,6 +6,7 @@ on from the last commit.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -22,6 +23,7 @@ from indexer.core.reorg import BeyondFinality, Extend, FetchOlder, Rollback, Sta
 from indexer.core.rows import RowBuilder, Rows
 from indexer.core.types import Batch, BlockRef, ChainId
 from indexer.errors import BeyondFinality as BeyondFinalityError
+from indexer.errors import RpcError
 from indexer.fetching import Fetcher, LogSource
 from indexer.store.chains import Standing
 from indexer.store.writer import Committed, RolledBack, State
@@ -32,6 +34,9 @@ log = structlog.get_logger()
 _ANCESTOR_CHUNK: Final = 64
 # While a backfill runs, the head is looked at this often: `status` shows the true lag, and life.
 _LOOK_UP_EVERY_S: Final = 5.0
+# Faults in a row that are borne before the chain's task is begun anew; with the pauses about 6 s.
+_BORNE_FAULTS: Final = 4
+_FAULT_PAUSE_S: Final = 0.2
 # What a provider said longer ago than that says nothing of the head any more.
 _HEARD_LATELY_S: Final = 60.0
 _BELIEVED: Final = frozenset({"ok", "behind"})  # states of providers of this chain
@@ -165,6 +170,7 @@ class Worker:
     _live: bool = False
     _looked_up: float = 0.0
     _highest: int = -1  # head of any provider
+    _faults: int = 0  # of providers, in a row
     _mismatches: int = 0  # counted already
     _fetcher: Fetcher = field(init=False)
 
@@ -172,6 +178,11 @@ class Worker:
         """Build the part that fetches ahead, and begin to count."""
         self._mismatches = self.source.mismatches
         self._fetcher = Fetcher(self.source, self.plan.addresses, self.plan.max_concurrency, self.span)
+
+    @property
+    def learned_span(self) -> SpanState:
+        """What refusals and faults taught of the right span."""
+        return self._fetcher.span
 
     async def run(self) -> None:
         """Follow the chain. Raises RpcError, StoreUnavailable, LeaseLost or BeyondFinality; nothing is half done."""
@@ -192,12 +203,29 @@ class Worker:
             # Whoever answers first says which network it is.
             self.source.hold_to((await self.source.blocks([final]))[0])
         while not self._done(tip) and not self.leave():
-            moved = await self._advance(tip)
+            moved = await self._advance_patiently(tip)
             if moved or self._keeps_up(tip):
                 self.gets_on()
             if not moved and not self._done(tip):
                 await self.source.bell.wait(self.plan.poll_interval_s)
             tip = await self._look_up()
+
+    async def _advance_patiently(self, tip: Tip) -> bool:
+        """Advance; bear a few faults of providers in a row, so that a passing one does not cost the lease."""
+        before = self._checkpoint
+        try:
+            moved = await self._advance(tip)
+        except OtherBranch:
+            raise
+        except RpcError as error:
+            self._faults = 1 if self._checkpoint != before else self._faults + 1
+            if self._faults > _BORNE_FAULTS:
+                raise
+            log.info("advance_failed", error=str(error))
+            await asyncio.sleep(_FAULT_PAUSE_S * 2.0**self._faults)
+            return self._checkpoint != before
+        self._faults = 0
+        return moved
 
     def _keeps_up(self, tip: Tip) -> bool:
         """Say whether there is nothing to commit, whichever provider one asks (faults F16, F17)."""

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import structlog
 
+from indexer.chain.batching import MAX_BATCH
 from indexer.chain.breaker import Breaker, rest_after
 from indexer.chain.heads import Heard
 from indexer.chain.latency import Latency
-from indexer.chain.provider import MAX_BATCH, Provider
+from indexer.chain.provider import Provider
 from indexer.chain.refusals import (
     Billing,
     OtherBranch,
@@ -158,13 +159,13 @@ class Member:
         return {
             "max_range": provider.span_cap,
             "max_addresses": provider.max_addresses,
-            "batch_size": provider.batch_size,
+            "batch_size": provider.batches.calls,
             "rules_learned": self._rules_learned,
         }
 
     def note_rules(self) -> None:
         """Remember when the rules changed that the provider's refusals taught."""
-        rules = (self.provider.span_cap, self.provider.max_addresses, self.provider.batch_size)
+        rules = (self.provider.span_cap, self.provider.max_addresses, self.provider.batches.calls)
         if rules != self._rules:
             self._rules, self._rules_learned = rules, int(time.time())
 
@@ -176,7 +177,9 @@ class Member:
         provider = self.provider
         provider.span_cap = _positive(figures.get("max_range")) or provider.span_cap
         provider.max_addresses = _positive(figures.get("max_addresses")) or provider.max_addresses
-        provider.batch_size = min(_positive(figures.get("batch_size")) or provider.batch_size, provider.batch_size)
+        provider.batches.calls = min(
+            _positive(figures.get("batch_size")) or provider.batches.calls, provider.batches.calls
+        )
         self.note_rules()
         self._rules_learned = learned
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import msgspec
 
+from indexer.chain.batching import BatchSize
 from indexer.chain.codec import ENVELOPES, Envelope, ErrorJson
 from indexer.chain.pace import Pace
 from indexer.chain.refusals import (
@@ -40,7 +41,7 @@ REQUEST_TIMEOUT_S: Final = 30.0  # providers give up on a query after 10 s; the 
 MAX_BODY_BYTES: Final = (
     128 << 20
 )  # about 70,000 logs; several are in flight, and a hostile body must not fill the memory
-MAX_BATCH: Final = 100  # calls in one HTTP request; a common limit, and 100 headers are 300 kB
+CHUNK_TRIES: Final = 3  # of each request of many: one passing fault shall not undo all the others
 MAX_PARALLEL: Final = 8  # single requests at a time, where batches are refused
 MIN_SECRET: Final = 8  # characters; shorter parts of an URL are words like "v2" or "rpc"
 MAX_ERROR_TEXT: Final = 2_000  # characters of an error body that are searched for known texts
@@ -67,7 +68,7 @@ class Provider:
         self._ids = itertools.count(1)
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self.host = urlsplit(url).hostname or "?"
-        self.batch_size = MAX_BATCH
+        self.batches = BatchSize()
         self.span_cap: int | None = None  # blocks a getLogs, where the provider has a rule
         self.max_addresses: int | None = None
         self.log_times = True  # blockTimestamp of its logs can be relied on
@@ -94,17 +95,16 @@ class Provider:
 
         A refusal of one call is its result; raises ProviderError only where nothing usable came back.
         """
-        size = min(self.batch_size, max(1, len(calls)))
+        size = min(self.batches.calls, max(1, len(calls)))
         while True:
             try:
                 results = await self._in_chunks(calls, size)
             except BatchLimit:
                 if size == 1:
                     raise
-                size = max(1, size // 4)
+                size = self.batches.smaller(size)
                 continue
-            if size < len(calls):
-                self.batch_size = size  # remembered only now that it worked
+            self.batches.worked(size, len(calls))  # remembered only now that it worked
             return results
 
     async def _in_chunks(self, calls: Sequence[Call[T]], size: int) -> list[T | ProviderError]:
@@ -118,11 +118,14 @@ class Provider:
 
     async def _send_bounded(self, chunk: Sequence[Call[T]]) -> list[T | ProviderError] | ProviderError:
         """Return the error instead of raising it: a task group would wrap it."""
-        async with self._parallel:
-            try:
-                return await self._send(chunk)
-            except ProviderError as error:
-                return error
+        for left in reversed(range(CHUNK_TRIES)):
+            async with self._parallel:
+                try:
+                    return await self._send(chunk)
+                except ProviderError as error:
+                    if not left or not isinstance(error, Transport) or isinstance(error, TimedOut):
+                        return error
+        raise AssertionError("the last try returns")
 
     async def _send(self, calls: Sequence[Call[T]]) -> list[T | ProviderError]:
         ids = [next(self._ids) for _ in calls]

@@ -113,7 +113,7 @@ class Reader:
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, len(question.addresses))
                 continue
-            if len(calls) > provider.batch_size and question.block is None:
+            if len(calls) > provider.batches.calls and question.block is None:
                 # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
                 (later,) = await provider.batch([question.header_call()])
                 again = self._last_header(provider, question, later)

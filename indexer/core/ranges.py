@@ -69,6 +69,11 @@ def after_success(state: SpanState, asked: int, logs: int, duration_s: float) ->
     return replace(learned, span=max(state.span, min(asked * 2, learned.limit)))
 
 
+def after_failure(state: SpanState, asked: int) -> SpanState:
+    """Ask for half of what failed next time, one block at least; every success doubles it again."""
+    return replace(state, span=min(state.span, max(1, asked // 2)))
+
+
 def after_refusal(state: SpanState, refusal: Refusal) -> SpanState:
     """Take the provider's hint where it helps, otherwise halve; never below one block.
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from indexer.chain.batching import MAX_BATCH
 from indexer.chain.member import FLOOR_KEPT_S, RULES_KEPT_S, Member, remember
-from indexer.chain.provider import MAX_BATCH, Provider
+from indexer.chain.provider import Provider
 from indexer.chain.refusals import Pruned
 
 GONE = Pruned("node.example", "pruned")
@@ -57,12 +58,12 @@ def test_rules_of_an_earlier_run_are_taken_up_by_host_and_order() -> None:
     urls = ["http://a.example/1", "http://b.example/1", "http://a.example/2"]
     before, after = [member(url) for url in urls], [member(url) for url in reversed(urls)]
     for cap, one in enumerate(before, start=1):
-        one.provider.span_cap, one.provider.max_addresses, one.provider.batch_size = 100 * cap, cap, 10 * cap
+        one.provider.span_cap, one.provider.max_addresses, one.provider.batches.calls = 100 * cap, cap, 10 * cap
         one.note_rules()
 
     remember(after, [one.figures(0.0, None, behind=False) for one in before])
 
-    caps = [(one.provider.span_cap, one.provider.max_addresses, one.provider.batch_size) for one in after]
+    caps = [(one.provider.span_cap, one.provider.max_addresses, one.provider.batches.calls) for one in after]
     assert caps == [(100, 1, 10), (200, 2, 20), (300, 3, 30)]
 
 
@@ -85,6 +86,6 @@ def test_rules_that_make_no_sense_are_passed_over(value: object) -> None:
     figures = {"max_range": value, "max_addresses": value, "batch_size": value}
     remember([one], [{"host": "node.example", "rules_learned": int(time.time()), **figures}])
 
-    assert (one.provider.span_cap, one.provider.max_addresses, one.provider.batch_size) == (None, None, MAX_BATCH)
+    assert (one.provider.span_cap, one.provider.max_addresses, one.provider.batches.calls) == (None, None, MAX_BATCH)
     remember([one], [{"max_range": 1}, {}])
     assert one.provider.span_cap is None
