@@ -68,12 +68,10 @@ async def correct(judge: Judge, slices: Slices, fetched: Slice, how: Correction)
     where the chain moved meanwhile, RpcError, StoreUnavailable or LeaseLost.
     """
     lost = [change for change in await slices.compare(fetched) if change.removes]
-    losing = {change.block_number for change in lost}
-    if losing and fetched.batch.proof != "receipts":
-        fetched, losing = await _settled(judge, fetched, [change.stored for change in lost if change.stored])
-    removable = frozenset(
-        change.position for change in await slices.compare(fetched) if change.removes and change.block_number in losing
-    )
+    if lost and fetched.batch.proof != "receipts":
+        fetched, certain = await _settled(judge, fetched, [change.stored for change in lost if change.stored])
+        lost = [one for one in await slices.compare(fetched) if one.removes and one.block_number in certain]
+    removable = frozenset(change.position for change in lost)
     return await slices.swap(fetched, removable=removable, announce=how.announce, mark=how.mark)
 
 

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Protocol
 
 import structlog
 
-from indexer.chain.refusals import MethodMissing
+from indexer.chain.refusals import Inconsistent, MethodMissing, PastHead, Pruned, ShrinkRange
 from indexer.core.counters import ChainCounters
-from indexer.core.coverage import Gap, is_below
+from indexer.core.coverage import Gap, Interval, is_below
 from indexer.core.ranges import SpanState
 from indexer.core.types import Batch, BlockRange, BlockRef, ChainId, Proof
 from indexer.correcting import Correction, Judge, Slices, correct
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, Retryable
 from indexer.fetching import Fetcher, LogSource
 from indexer.store.chains import Standing
 from indexer.store.slices import Slice, SliceMoved, Swapped, Unconfirmed
@@ -36,6 +36,8 @@ NEIGHBOURS: Final = 16  # blocks on either side of one that was wrong: what keep
 # A provider that serves no receipts seldom begins to; asking again costs a request.
 NO_RECEIPTS_REST_S: Final = 600.0
 _RAISED_AT_ONCE: Final = 1  # requests in flight: there is no hurry, and the head goes first
+# Faults that lie in the blocks asked for: others may be had all the same.
+_OF_THE_BLOCKS: Final = (Inconsistent, MethodMissing, PastHead, Pruned, ShrinkRange, SliceMoved, Unconfirmed)
 
 
 class Source(LogSource, Judge, Protocol):
@@ -47,6 +49,9 @@ class Coverage(Protocol):
 
     async def gaps(self, wanted: Proof) -> list[Gap]:
         """Return what was never fetched, then what is below the wanted level."""
+
+    async def intervals(self) -> Mapping[bytes, Sequence[Interval]]:
+        """Return what was fetched for each contract."""
 
 
 class Bookkeeping(Protocol):
@@ -98,6 +103,7 @@ class Keeper:
     _failures: int = 0  # in a row
     _audit_at: float = 0.0
     _raise_at: float = 0.0
+    _raised_to: int = -1  # blocks up to here do not get any better for now
 
     async def run(self) -> None:
         """Look again and again; a fault is told once, and makes the next look wait, longer each time."""
@@ -105,10 +111,7 @@ class Keeper:
         while True:
             await asyncio.sleep(self._pause_s)
             try:
-                await self.mend()
-                if time.monotonic() >= self._audit_at:
-                    self._audit_at = time.monotonic() + self.plan.audit_every_s
-                    await self.audit()
+                await self._look()
             except IndexerError as error:
                 self._failures += 1
                 if self._failures == 1:
@@ -118,6 +121,19 @@ class Keeper:
                 log.exception("keeper_failed")  # never a reason to stop indexing
             else:
                 self._failures = 0
+
+    async def _look(self) -> None:
+        """Mend, and audit when it is time for it, whatever becomes of the mending. Raises as both do."""
+        doubt = None
+        try:
+            await self.mend()
+        except Retryable as error:
+            doubt = error
+        if time.monotonic() >= self._audit_at:
+            self._audit_at = time.monotonic() + self.plan.audit_every_s
+            await self.audit()
+        if doubt is not None:
+            raise doubt
 
     @property
     def _pause_s(self) -> float:
@@ -131,22 +147,40 @@ class Keeper:
     async def mend(self) -> bool:
         """Go through all gaps once; say whether any of them became smaller.
 
-        Raises RpcError or StoreUnavailable; and Unconfirmed or SliceMoved where nothing else could be done either. What
-        was filled stays.
+        Raises RpcError or StoreUnavailable; but what lies in single blocks, Unconfirmed and SliceMoved too, only where
+        nothing else could be done either. What was filled stays.
         """
         worked, doubt = False, None
-        for gap in await self.coverage.gaps(self.plan.proof):
-            if gap.proof is not None and time.monotonic() < self._raise_at:
+        for whole in await self.coverage.gaps(self.plan.proof):
+            if whole.proof is not None and time.monotonic() < self._raise_at:
                 break  # the rest are of this kind too
+            if (gap := self._ours(whole)) is None:
+                continue
             try:
                 async for batch, done in self._filled(gap):
                     self._note(gap, batch, done)
                     worked = True
-            except (Unconfirmed, SliceMoved) as error:
+            except _OF_THE_BLOCKS as error:
                 doubt = error
+        else:
+            if self._raised_to >= 0:
+                self._rest()
         if doubt is not None and not worked:
             raise doubt
         return worked
+
+    def _ours(self, gap: Gap) -> Gap | None:
+        """Return of a gap what can be done: another instance may know of contracts that this one does not."""
+        addresses = tuple(address for address in gap.addresses if address in self.plan.addresses)
+        first = gap.range.from_block if gap.proof is None else max(gap.range.from_block, self._raised_to + 1)
+        if not addresses or first > gap.range.to_block:
+            return None
+        return replace(gap, range=BlockRange(first, gap.range.to_block), addresses=addresses)
+
+    def _rest(self) -> None:
+        """Leave the levels as they are for a while."""
+        self._raised_to = -1
+        self._raise_at = time.monotonic() + NO_RECEIPTS_REST_S
 
     async def _filled(self, gap: Gap) -> AsyncGenerator[tuple[Batch, Swapped]]:
         """Take in the blocks of a gap, slice by slice; those that cannot be are left out, and raised for at the end."""
@@ -155,8 +189,11 @@ class Keeper:
         async with aclosing(self._batches(gap)) as batches:
             async for batch in batches:
                 if gap.proof is not None and not is_below(gap.proof, batch.proof):
-                    self._raise_at = time.monotonic() + NO_RECEIPTS_REST_S
-                    break
+                    if not is_below(gap.proof, self.source.level):
+                        self._rest()
+                        break
+                    self._raised_to = batch.range.to_block  # an odd block lowers the level of its own range alone
+                    continue
                 fetched = Slice(batch, gap.addresses, rewrites)
                 how = Correction(announce=self.plan.announce_backfill or gap.proof is not None)
                 try:
@@ -205,6 +242,7 @@ class Keeper:
         """Hold some random final blocks against their receipts; repair, and return, those that were wrong.
 
         Looks around each of them too. Does nothing where the settings want no proof, or nobody serves receipts.
+        Where those that are served prove nothing, or old ones are gone, it is long until the next audit.
         """
         if self.plan.proof == "off":
             return []
@@ -214,18 +252,21 @@ class Keeper:
             wrong = await self._examine(drawn)
             near = {n for number in wrong for n in range(number - NEIGHBOURS, number + NEIGHBOURS + 1)}
             return wrong + await self._examine(sorted(n for n in near - {*drawn} if 0 <= n <= newest))
-        except MethodMissing:
+        except (MethodMissing, Inconsistent, Pruned) as error:
             self._audit_at = time.monotonic() + NO_RECEIPTS_REST_S
-            return []
+            if isinstance(error, MethodMissing):
+                return []
+            raise
 
     async def _examine(self, numbers: Sequence[int]) -> list[int]:
         wrong = []
+        covered = await self.coverage.intervals()
         for start in range(0, len(numbers), AUDIT_BLOCKS):
             rewrites = await self.slices.rewrites()
             for block in await self.source.prove(numbers[start : start + AUDIT_BLOCKS], self.plan.addresses):
                 number = block.ref.number
                 batch = Batch(BlockRange(number, number), (block.ref,), block.logs, "receipts")
-                fetched = Slice(batch, self.plan.addresses, rewrites)
+                fetched = Slice(batch, self._fetched_at(number, covered), rewrites)
                 # A block that is as it was keeps its level: single blocks would cut coverage into splinters.
                 if not await self.slices.compare(fetched):
                     continue
@@ -235,3 +276,11 @@ class Keeper:
                 self.committed()
                 wrong.append(number)
         return wrong
+
+    def _fetched_at(self, number: int, covered: Mapping[bytes, Sequence[Interval]]) -> tuple[bytes, ...]:
+        """Return the contracts that a block was fetched for: of others it has nothing to be wrong."""
+        return tuple(
+            address
+            for address in self.plan.addresses
+            if any(one.range.from_block <= number <= one.range.to_block for one in covered.get(address, ()))
+        )

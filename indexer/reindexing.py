@@ -221,8 +221,11 @@ def _head(standing: Standing) -> BlockRef:
 
 
 def first_block(asked: int | None, standing: Standing) -> int:
-    """Return where to begin. Raises SettingsError above the checkpoint, where nothing is stored yet."""
-    first = standing.start_block if asked is None else asked
+    """Return where to begin, never below the chain's first block.
+
+    Raises SettingsError above the checkpoint, where nothing is stored yet.
+    """
+    first = standing.start_block if asked is None else max(asked, standing.start_block)
     if first > standing.checkpoint_block:
         raise SettingsError(
             f"--from: block {first} is not indexed yet; the checkpoint is at block {standing.checkpoint_block}"

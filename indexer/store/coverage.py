@@ -65,8 +65,9 @@ async def cover(
     for row in await connection.fetch(queries()["touching_coverage"], chain_id, list(before), *bounds):
         before[row["address"]].append(Interval(BlockRange(row["from_block"], row["to_block"]), row["proof"]))
     after = {address: raised(intervals, within, proof) for address, intervals in before.items()}
-    gone = [(address, one) for address, held in before.items() for one in held if one not in after[address]]
-    new = [(address, one) for address, held in after.items() for one in held if one not in before[address]]
+    stays = {address: {*held} & {*after[address]} for address, held in before.items()}
+    gone = [(address, one) for address, held in before.items() for one in held if one not in stays[address]]
+    new = [(address, one) for address, held in after.items() for one in held if one not in stays[address]]
     if gone:
         columns = ([address for address, _ in gone], [one.range.from_block for _, one in gone])
         await connection.execute(queries()["drop_coverage"], chain_id, *columns)

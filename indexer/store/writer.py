@@ -104,7 +104,8 @@ class Writer:
             done = RolledBack(0, 0, at.cursor)
             if at.checkpoint_block > ancestor.number:
                 done = await self._take_back(connection, at, ancestor)
-            await connection.execute(queries()["lift_halt"], self._chain_id, ancestor.number)
+            for statement in ("lift_halt", "forget_final"):
+                await connection.execute(queries()[statement], self._chain_id, ancestor.number)
         return done
 
     async def halt(self, reason: str) -> None:

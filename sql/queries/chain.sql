@@ -11,10 +11,15 @@ SELECT checkpoint_block, checkpoint_hash, cursor, announced_final, state, rewrit
 SELECT holder, epoch FROM leases WHERE chain_id = $1;
 
 -- name: upsert_chain
--- The first block goes down only: a contract that was added may have begun earlier. The level of proof is the last batch's.
+-- The first block goes down only: a contract that was added may have begun earlier. As long as nothing was stored, the chain
+-- begins there; later, what lies below is a gap. The level of proof is the last batch's.
 INSERT INTO chains (chain_id, name, start_block, checkpoint_block, proof) VALUES ($1, $2, $3::bigint, $3::bigint - 1, $4)
 ON CONFLICT (chain_id) DO UPDATE SET
-    name = excluded.name, start_block = least(chains.start_block, excluded.start_block), updated_at = now()
+    name = excluded.name, start_block = least(chains.start_block, excluded.start_block), updated_at = now(),
+    checkpoint_block = CASE
+        WHEN chains.checkpoint_hash IS NULL AND NOT EXISTS (SELECT FROM coverage v WHERE v.chain_id = excluded.chain_id)
+            THEN least(chains.checkpoint_block, excluded.checkpoint_block)
+        ELSE chains.checkpoint_block END
 WHERE chains.name <> excluded.name OR chains.start_block > excluded.start_block;
 
 -- name: ensure_head

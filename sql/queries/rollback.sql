@@ -34,11 +34,16 @@ INSERT INTO blocks (chain_id, block_number, block_hash, parent_hash, block_times
 ON CONFLICT (chain_id, block_number) DO NOTHING;
 
 -- name: lift_halt
--- What was final on the branch that was left is so no more.
+-- What was final on the branch that was left is so no more. Who was told of rows is told of those that take their place,
+-- whoever indexes them: a chain that was live goes on as one.
 UPDATE chains SET
-    state = 'backfilling', halt_reason = NULL, proven_final = least(proven_final, $2::bigint),
-    announced_final = least(announced_final, $2::bigint), updated_at = now()
+    state = CASE WHEN announced_final < 0 THEN 'backfilling' ELSE 'live' END, halt_reason = NULL,
+    proven_final = least(proven_final, $2::bigint), announced_final = least(announced_final, $2::bigint), updated_at = now()
 WHERE chain_id = $1;
+
+-- name: forget_final
+-- The only time that it goes down: else every new block up to the old one would count as final at once.
+UPDATE heads SET finalized_block = nullif(least(finalized_block, $2::bigint), -1) WHERE chain_id = $1;
 
 -- name: delete_transfers
 DELETE FROM transfers WHERE chain_id = $1 AND block_number > $2;

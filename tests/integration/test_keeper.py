@@ -18,6 +18,7 @@ from workload import DEPLOYMENT, VALIDATIONS
 
 from indexer.core.types import BlockRange, Deployment
 from indexer.keeper import AUDIT_BLOCKS, Keeper
+from indexer.store.chains import Chains
 from indexer.store.coverage import Coverage
 from indexer.store.slices import Unconfirmed
 
@@ -168,6 +169,38 @@ async def test_a_gap_that_nobody_confirms_stays_one_and_the_others_are_filled(da
     assert await value_of(database, "SELECT count(*) FROM logs WHERE defect = 'invented'") == 1
 
 
+async def test_a_gap_whose_blocks_are_not_to_be_had_keeps_nothing_else_from_being_done(database) -> None:
+    chain, _ = grown(20, 120)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        await cut_coverage(database, 10, 12)
+        await cut_coverage(database, 50, 59)
+        lost = (await blocks_with_logs(database))[-15]
+        await drop_logs(database, lost, lost)
+        node.knobs.first_block = 20  # pruned
+        async with open_keeper(database, [node.url]) as keeper:
+            keeper.positions = OneBlock(lost)
+            async with running(keeper):
+                await until(lambda: holds(database, lost))
+
+    assert await gap_blocks(database) == 3
+
+
+async def test_another_instances_contracts_are_left_to_it(database) -> None:
+    """Its settings may know of more; this one could not read their logs."""
+    chain, _ = grown(3, 60)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=WITHOUT_VALIDATION)
+        async with open_keeper(database, [node.url], deployments=[WITHOUT_VALIDATION]) as keeper:
+            prepared = {"proof": "logs", "max_lag_s": 60, "stall_after_s": 90}
+            await Chains(database).prepare(CHAIN_ID, "local", [DEPLOYMENT], **prepared)
+            before = await tables_of(database)
+            assert not await keeper.mend()
+
+    assert await tables_of(database) == before
+    assert await gap_blocks(database) == 61
+
+
 async def test_a_fault_is_told_once_and_the_gap_is_filled_when_it_has_passed(database, clean) -> None:
     chain, _ = grown(7, 80)
     async with SimNode(chain) as node:
@@ -224,6 +257,44 @@ async def test_without_receipts_the_proof_stays_where_it_is_and_nobody_is_asked_
 
     assert await levels(database) == {"logs"}
     assert node.http_requests == asked
+
+
+async def test_an_odd_block_keeps_no_other_from_a_better_level(database) -> None:
+    chain, _ = grown(8, 120)
+    odd = chain.block(5)
+    assert odd is not None
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        node.intercept = with_wrong_receipts(odd.ref.hash)
+        async with open_keeper(database, [node.url], proof="receipts", span=20) as keeper, running(keeper):
+            await until(lambda: is_proven(database, 6, 120))
+        asked = node.calls["eth_getBlockReceipts"]
+        assert not await keeper.mend()
+
+    assert node.calls["eth_getBlockReceipts"] == asked
+    assert not await is_proven(database, 5, 5)
+
+
+def with_wrong_receipts(of: bytes | None = None) -> Callable[[str, list, object], object]:
+    """Change the receipts of one block, or of all, so that they do not have its root."""
+
+    def changed(method: str, params: list, answer: object) -> object:
+        if method == "eth_getBlockReceipts" and answer and of in {None, bytes.fromhex(params[0][2:])}:
+            assert isinstance(answer, list)
+            return [{**one, "cumulativeGasUsed": "0x1"} for one in answer]
+        return answer
+
+    return changed
+
+
+async def is_proven(database, first: int, last: int) -> bool:
+    held = (await Coverage(database, CHAIN_ID).intervals()).values()
+    return all(
+        any(
+            one.proof == "receipts" and one.range.from_block <= first <= last <= one.range.to_block for one in intervals
+        )
+        for intervals in held
+    )
 
 
 # --- audit ----------------------------------------------------------------------------------------------------------
@@ -297,6 +368,40 @@ async def test_no_audit_where_none_is_wanted_or_possible(database, proof, receip
             await asyncio.sleep(0.3)
 
     assert node.calls["eth_getBlockReceipts"] <= AUDIT_BLOCKS  # once
+
+
+async def test_receipts_that_prove_nothing_are_told_of_once(database) -> None:
+    chain, _ = grown(13, 80)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        node.intercept = with_wrong_receipts()
+        with capture_logs() as lines:
+            async with open_keeper(database, [node.url]) as keeper, running(keeper):
+                await asyncio.sleep(0.5)  # some audits long
+
+    assert [one["event"] for one in lines].count("keeper_failed") == 1
+
+
+async def test_the_audit_does_not_ask_for_what_was_never_to_be_fetched(database) -> None:
+    """Neither below the chain's first block, nor below that of a contract that was added."""
+    chain, _ = grown(15, 90)
+    first = WITHOUT_VALIDATION.addresses
+    start = next(n for n in range(30, 90) if chain.logs(first, BlockRange(n, n)))
+    late = replace(WITHOUT_VALIDATION, start_block=start)
+    added = Deployment(b"\x70" * 20, b"\x71" * 20, VALIDATIONS, 60)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=late, finality_blocks=0)
+        before = await blocks_with_logs(database)
+        await drop_logs(database, start, start)
+        async with open_keeper(database, [node.url], deployments=[late, added]) as keeper:
+            await keeper.settle()
+            for number in (start, 50, 55):
+                keeper.positions = OneBlock(number)
+                await keeper.audit()
+
+    assert (await blocks_with_logs(database))[0] == before[0] == start
+    early = "SELECT count(*) FROM logs WHERE address = ANY ($1::bytea[]) AND block_number < 60"
+    assert await value_of(database, early, list(VALIDATIONS)) == 0 < len(chain.logs(VALIDATIONS, BlockRange(start, 59)))
 
 
 async def test_only_final_blocks_are_audited(database) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from indexing import expect_truth, grown, index
 from ledger import CHAIN_ID, tables_of
 from repairing import alter_log, blocks_with_logs, drop_logs, execute, invent_log, reindex, value_of, versions
 from simulator.node import SimNode
+from workload import DEPLOYMENT
 
 from indexer.errors import BeyondFinality, SettingsError
 from indexer.lifting import NoAncestor
@@ -135,6 +137,18 @@ async def test_a_range_above_the_checkpoint_is_a_mistake(database) -> None:
             await reindex(database, [node.url], 21)
 
 
+async def test_nothing_below_the_first_block_is_fetched(database) -> None:
+    chain, _ = grown(9, 40)
+    late = replace(DEPLOYMENT, start_block=20)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], deployment=late)
+        before = await tables_of(database)
+        outcome = await reindex(database, [node.url], 0, deployments=(late,), start_block=20)
+
+    assert (outcome.from_block, outcome.exit_code) == (20, 0)
+    assert await tables_of(database) == before
+
+
 async def test_a_chain_that_is_not_stored_is_a_mistake(database) -> None:
     chain, _ = grown(9, 5)
     async with SimNode(chain) as node:
@@ -251,6 +265,57 @@ async def test_a_halted_chain_is_rolled_back_to_what_is_canonical_and_indexed_ag
     assert standing.was_live
     assert standing.checkpoint_block == chain.head.number
     assert after.progress.checkpoint == chain.head.number
+    await expect_truth(database, clean, chain)
+
+
+async def test_a_follower_hears_what_takes_the_place_of_what_was_taken_back_whoever_indexes_it(database) -> None:
+    chain, workload = grown(13, 80)
+    async with SimNode(chain) as node:
+        for _ in range(2):
+            await index(database, [node.url], finality_blocks=10)
+            chain.mine(workload.block(4))
+        before, cursor = await ledger_keys(database), await value_of(database, "SELECT cursor FROM chains")
+        chain.reorg(40, [workload.block(4) for _ in range(45)])
+        await halted(database, node)
+        outcome = await reindex(database, [node.url], None, 60, finality_blocks=10)
+        assert outcome.to_block == 60 < chain.head.number
+        await index(database, [node.url], finality_blocks=10)
+
+    assert await followed(database, before, cursor) == await ledger_keys(database)
+
+
+async def ledger_keys(database) -> set[tuple[bytes, int]]:
+    async with database.transaction() as connection:
+        return {tuple(row) for row in await connection.fetch("SELECT block_hash, log_index FROM logs")}
+
+
+async def followed(database, have: set[tuple[bytes, int]], cursor: int) -> set[tuple[bytes, int]]:
+    """Return what a reader of the feed has, who knew `have` at the cursor."""
+    async with database.transaction() as connection:
+        rows = await connection.fetch(
+            "SELECT kind, block_hash, log_index FROM changes WHERE cursor > $1 AND kind IN ('event', 'revert') "
+            "ORDER BY cursor",
+            cursor,
+        )
+    keys = set(have)
+    for kind, *key in rows:
+        (keys.add if kind == "event" else keys.discard)(tuple(key))
+    return keys
+
+
+async def test_what_was_final_on_the_branch_that_was_left_makes_nothing_final_on_the_other(database, clean) -> None:
+    """A chain that begins anew is far below the old finalized block: its blocks may be reorganised like any other."""
+    chain, workload = grown(18, 80)
+    async with SimNode(chain) as node:
+        await index(database, [node.url], finality_blocks=10)
+        chain.reorg(70, [workload.block(4) for _ in range(40)])
+        await execute(database, "UPDATE chains SET state = 'halted'")
+        await execute(database, "UPDATE leases SET expires_at = now() - interval '1 second'")
+        assert (await reindex(database, [node.url], 8, finality_blocks=10)).exit_code == 0
+        assert await value_of(database, "SELECT finalized_block FROM heads") == chain.head.number - 10
+        chain.reorg(3, [workload.block(4) for _ in range(5)])
+        await index(database, [node.url], finality_blocks=10)
+
     await expect_truth(database, clean, chain)
 
 

@@ -16,6 +16,7 @@ from workload import Workload
 from indexer.core.types import Batch, BlockRange, BlockRef
 from indexer.errors import LeaseLost, StoreUnavailable
 from indexer.store.chains import Chains
+from indexer.store.coverage import Coverage
 from indexer.store.database import Database
 from indexer.store.leases import Leases
 from indexer.store.marks import ReindexMark
@@ -242,7 +243,7 @@ async def test_a_lifted_chain_goes_on_above_the_ancestor(database: FaultyDatabas
     done = await ledger.writer.lift(ancestor)
 
     assert done.logs > 0
-    assert await bookkeeping(database) == ("backfilling", None, 8, 8, 8, 1, 1)
+    assert await bookkeeping(database) == ("live", None, 8, 8, 8, 1, 1)
     standing = await Chains(database).standing(CHAIN_ID)
     assert standing.halt_reason is None
     assert (standing.checkpoint_hash, standing.held) == (ancestor.hash, (ancestor,))
@@ -259,12 +260,22 @@ async def test_a_lift_to_before_the_first_block_begins_anew(database: FaultyData
 
     await ledger.writer.lift(BlockRef(-1, b"", b"", 0))
 
-    assert await bookkeeping(database) == ("backfilling", None, -1, -1, -1, 1, 1)
+    assert await bookkeeping(database) == ("live", None, -1, -1, -1, 1, 1)
     ledger.tip = None
     await ledger.index(chain, (5,))
     straight = await Ledger.open(clean)
     await straight.index(chain)
     assert await ledger.tables() == await straight.tables()
+
+
+async def test_a_chain_that_was_never_live_goes_on_as_it_was(database: FaultyDatabase) -> None:
+    ledger = await Ledger.open(database)
+    await commit(ledger, whole(mined(6, HEAD)), finalized=HEAD - 2)
+    await ledger.writer.halt("for a test")
+
+    await ledger.writer.lift(BlockRef(-1, b"", b"", 0))
+
+    assert (await bookkeeping(database))[0] == "backfilling"
 
 
 async def test_a_lift_at_the_checkpoint_takes_nothing_back(database: FaultyDatabase) -> None:
@@ -275,7 +286,7 @@ async def test_a_lift_at_the_checkpoint_takes_nothing_back(database: FaultyDatab
     done = await ledger.writer.lift(chain.head)
 
     assert (done.logs, done.agents) == (0, 0)
-    assert await bookkeeping(database) == ("backfilling", None, HEAD, HEAD - 2, HEAD - 2, 0, 0)
+    assert await bookkeeping(database) == ("live", None, HEAD, HEAD - 2, HEAD - 2, 0, 0)
     assert await ledger.tables() == before
 
 
@@ -354,6 +365,22 @@ async def test_a_first_block_that_moves_down_is_where_a_chain_begins_anew(databa
         await Ledger.open(database, start_block=start_block)
 
     assert (await Chains(database).standing(CHAIN_ID)).start_block == 3
+
+
+async def test_a_first_block_that_moves_down_moves_the_checkpoint_only_while_nothing_is_stored(
+    database: FaultyDatabase,
+) -> None:
+    """One above the head would keep the chain waiting for it; later, what lies below is a gap."""
+    chain = mined(6, 12)
+    for start_block in (1000, 5):
+        ledger = await Ledger.open(database, start_block=start_block)
+        assert (await Chains(database).standing(CHAIN_ID)).checkpoint_block == start_block - 1
+    await commit(ledger, batch_of(chain, 5, 9))
+    await Ledger.open(database, start_block=2)
+
+    standing = await Chains(database).standing(CHAIN_ID)
+    assert (standing.start_block, standing.checkpoint_block) == (2, 9)
+    assert [gap.range for gap in await Coverage(database, CHAIN_ID).gaps("off")] == [BlockRange(2, 4)]
 
 
 @pytest.mark.parametrize(
