@@ -376,8 +376,8 @@ async def test_receipts_that_prove_nothing_are_told_of_once(database) -> None:
         await index(database, [node.url], finality_blocks=10)
         node.intercept = with_wrong_receipts()
         with capture_logs() as lines:
-            async with open_keeper(database, [node.url]) as keeper, running(keeper):
-                await asyncio.sleep(0.5)  # some audits long
+            async with open_keeper(database, [node.url], audit_every_s=0.1) as keeper, running(keeper):
+                await asyncio.sleep(1)  # some audits long
 
     assert [one["event"] for one in lines].count("keeper_failed") == 1
 
