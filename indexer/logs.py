@@ -64,6 +64,7 @@ EVENTS: Final = frozenset(
         "range_reindexed",
         "range_shrunk",
         "receipts_unproven",
+        "reindex_resumed",
         "reorg_detected",
         "rollback_committed",
         "settings_loaded",

@@ -40,6 +40,7 @@ class Source(LogSource, Judge, Protocol):
 class Outcome:
     """What a reindex did. `next_block` is where to go on, None when all is done; `reason` says why it ended before.
 
+    `resumed_at` is where it went on, if the same command was stopped before: what lies below was done then.
     `ancestor` is the block that a halted chain was rolled back to.
     """
 
@@ -49,6 +50,7 @@ class Outcome:
     to_block: int
     next_block: int | None = None
     reason: str | None = None
+    resumed_at: int | None = None
     ancestor: int | None = None
     slices: int = 0
     logs_added: int = 0
@@ -167,6 +169,8 @@ class Reindex:
     async def _mark(self, first: int, last: int | None) -> ReindexMark:
         mark = await self.marks.read()
         if mark is not None and (mark.from_block, mark.to_block) == (first, last):
+            self.outcome.resumed_at = mark.next_block
+            log.info("reindex_resumed", from_block=mark.next_block)
             return mark
         return ReindexMark(first, last, first)
 

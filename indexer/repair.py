@@ -80,6 +80,8 @@ class Repair:
         stored = {address for one in known for address in one.addresses}
         # A contract that is new in the settings is fetched as a whole by the daemon, once that knows it.
         configured = dict.fromkeys(address for one in chain.deployments for address in one.addresses)
+        if stored.isdisjoint(configured):
+            raise SettingsError(f"{chain.name}: none of its contracts is in this database: `run` indexes them first")
         source = await stack.enter_async_context(open_source(chain))
         await source.check_chain(chain.id)
         return cls(

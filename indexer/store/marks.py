@@ -25,7 +25,7 @@ class Marks:
         self._chain_id = chain_id
 
     async def read(self) -> ReindexMark | None:
-        """Return the mark that an earlier reindex left."""
+        """Return the mark that an earlier reindex left, within a day."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(queries()["read_mark"], self._chain_id)
         return ReindexMark(**row) if row is not None else None

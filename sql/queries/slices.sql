@@ -86,7 +86,9 @@ DELETE FROM validation_responses
 WHERE chain_id = $1 AND (block_number, log_index) IN (SELECT * FROM unnest($2::bigint[], $3::int[]));
 
 -- name: read_mark
-SELECT from_block, to_block, next_block FROM reindexes WHERE chain_id = $1;
+-- Whoever asks again a day later wants to know how things are now.
+SELECT from_block, to_block, next_block FROM reindexes
+WHERE chain_id = $1 AND updated_at > now() - interval '1 day';
 
 -- name: write_mark
 INSERT INTO reindexes (chain_id, from_block, to_block, next_block) VALUES ($1, $2, $3, $4)

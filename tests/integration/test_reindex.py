@@ -12,6 +12,7 @@ from repairing import alter_log, blocks_with_logs, drop_logs, execute, invent_lo
 from simulator.node import SimNode
 from workload import DEPLOYMENT
 
+from indexer.core.types import Deployment
 from indexer.errors import BeyondFinality, SettingsError
 from indexer.lifting import NoAncestor
 from indexer.store.chains import Chains
@@ -156,6 +157,15 @@ async def test_a_chain_that_is_not_stored_is_a_mistake(database) -> None:
             await reindex(database, [node.url])
 
 
+async def test_contracts_that_were_never_indexed_are_a_mistake(database) -> None:
+    chain, _ = grown(9, 20)
+    others = Deployment(b"\x70" * 20, b"\x71" * 20, (), 0)
+    async with SimNode(chain) as node:
+        await index(database, [node.url])
+        with pytest.raises(SettingsError, match="none of its contracts"):
+            await reindex(database, [node.url], deployments=(others,))
+
+
 async def test_the_same_command_goes_on_where_it_was_stopped(database) -> None:
     chain, _ = grown(10, 120)
     async with SimNode(chain) as node:
@@ -168,9 +178,14 @@ async def test_the_same_command_goes_on_where_it_was_stopped(database) -> None:
         await Marks(database, CHAIN_ID).write(ReindexMark(0, None, 90))
         await drop_logs(database, low, low)
         same = await reindex(database, [node.url])
+        await Marks(database, CHAIN_ID).write(ReindexMark(0, None, 90))
+        await execute(database, "UPDATE reindexes SET updated_at = now() - interval '25 hours'")
+        much_later = await reindex(database, [node.url])
 
     assert {one.key.split()[0] for one in another.differences} == {f"block_number={low}"}
     assert {one.key.split()[0] for one in same.differences} == {f"block_number={high}"}
+    assert {one.key.split()[0] for one in much_later.differences} == {f"block_number={low}"}
+    assert [one.resumed_at for one in (another, same, much_later)] == [None, 90, None]
 
 
 async def test_a_provider_that_goes_away_ends_it_with_the_place_to_go_on(database) -> None:
