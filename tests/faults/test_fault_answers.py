@@ -7,12 +7,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from enduring import DEADLINE_S, endure, index_enduring, lying, number_of, other_hash
+from enduring import DEADLINE_S, index_enduring, lying, number_of, other_hash
 from indexing import expect_truth, grown, index, open_worker
 from ledger import CHAIN_ID
 from repairing import open_keeper, value_of
 from simulator.chain import SimChain
 from simulator.node import SimNode
+from structlog.testing import capture_logs
 from workload import Workload
 
 from indexer.core.types import BlockRange
@@ -218,11 +219,12 @@ async def test_f10_logs_of_another_hash_than_their_block_are_refused_and_the_cha
 
     async with SimNode(chain) as node:
         node.intercept = lying(bend, times=3)
-        async with open_worker(database, [node.url], finality_blocks=FINALITY) as worker:
-            with pytest.raises(RpcError, match="two hashes"):
-                await worker.run()
-            await endure(worker)
+        with capture_logs() as lines:
+            await index_enduring(database, [node.url], finality_blocks=FINALITY)
 
+    refused = [line["error"] for line in lines if line["event"] == "advance_failed"]
+    assert len(refused) >= 3
+    assert all(f"block {hurt} has two hashes" in error for error in refused)
     await expect_truth(database, clean, chain)
 
 
