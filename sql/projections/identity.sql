@@ -1,4 +1,6 @@
 -- Owner from Transfer alone; URI and wallet from the last write that applies; a transfer ends the single approval silently.
+-- Each part has one row an agent; they are put together by grouping, as joins of parts whose sizes the planner cannot know
+-- become loops over loops.
 WITH moved AS (
     SELECT DISTINCT ON (t.agent_uuid) t.agent_uuid, t.to_address, t.block_number
     FROM transfers t
@@ -41,28 +43,43 @@ WITH moved AS (
     FROM logs l
     WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
       AND l.agent_uuid IS NOT NULL
-      AND EXISTS (SELECT FROM registries r
-                  WHERE r.chain_id = l.chain_id AND r.address = l.address AND r.kind = 'identity')
+      AND l.address = ANY (ARRAY(SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'identity'))
     GROUP BY l.agent_uuid
+), parts (part, agent_uuid, address, block_number, happened_at, token_uri, bytes) AS (
+    SELECT 1, agent_uuid, to_address, block_number, NULL::timestamptz, NULL::text, NULL::bytea FROM moved
+    UNION ALL SELECT 2, agent_uuid, NULL, NULL, NULL, token_uri, token_uri_raw FROM uri
+    UNION ALL SELECT 3, agent_uuid, NULL, block_number, block_timestamp, NULL, tx_hash FROM registered
+    UNION ALL SELECT 4, agent_uuid, NULL, NULL, NULL, NULL, value FROM wallet
+    UNION ALL SELECT 5, agent_uuid, approved, block_number, NULL, NULL, NULL FROM approval
+    UNION ALL SELECT 6, agent_uuid, NULL, NULL, updated_at, NULL, NULL FROM seen
+), news AS (
+    SELECT p.agent_uuid,
+           (array_agg(p.address) FILTER (WHERE part = 1))[1] AS owner,
+           max(p.block_number) FILTER (WHERE part = 1) AS owner_block,
+           bool_or(part = 2) AS has_uri, max(p.token_uri) FILTER (WHERE part = 2) AS token_uri,
+           (array_agg(p.bytes) FILTER (WHERE part = 2))[1] AS token_uri_raw,
+           max(p.happened_at) FILTER (WHERE part = 3) AS registered_at,
+           max(p.block_number) FILTER (WHERE part = 3) AS registered_block,
+           (array_agg(p.bytes) FILTER (WHERE part = 3))[1] AS registered_tx,
+           bool_or(part = 4) AS has_wallet, (array_agg(p.bytes) FILTER (WHERE part = 4))[1] AS wallet,
+           bool_or(part = 5) AS has_approval, (array_agg(p.address) FILTER (WHERE part = 5))[1] AS approved,
+           max(p.block_number) FILTER (WHERE part = 5) AS approved_block,
+           max(p.happened_at) FILTER (WHERE part = 6) AS updated_at
+    FROM parts p
+    GROUP BY p.agent_uuid
 )
 UPDATE agents a SET
-    owner            = coalesce(moved.to_address, a.owner),
-    owner_block      = coalesce(moved.block_number, a.owner_block),
-    token_uri        = CASE WHEN uri.agent_uuid IS NULL THEN a.token_uri ELSE uri.token_uri END,
-    token_uri_raw    = CASE WHEN uri.agent_uuid IS NULL THEN a.token_uri_raw ELSE uri.token_uri_raw END,
-    wallet           = CASE WHEN wallet.agent_uuid IS NULL THEN a.wallet
-                            WHEN octet_length(wallet.value) = 20 THEN wallet.value END,
-    approved         = CASE WHEN approval.agent_uuid IS NULL THEN a.approved ELSE approval.approved END,
-    approved_block   = CASE WHEN approval.agent_uuid IS NULL THEN a.approved_block
-                            WHEN approval.approved IS NOT NULL THEN approval.block_number END,
-    registered_at    = coalesce(a.registered_at, registered.block_timestamp),
-    registered_block = coalesce(a.registered_block, registered.block_number),
-    registered_tx    = coalesce(a.registered_tx, registered.tx_hash),
-    updated_at       = greatest(a.updated_at, seen.updated_at)
-FROM seen
-LEFT JOIN moved USING (agent_uuid)
-LEFT JOIN uri USING (agent_uuid)
-LEFT JOIN registered USING (agent_uuid)
-LEFT JOIN wallet USING (agent_uuid)
-LEFT JOIN approval USING (agent_uuid)
-WHERE a.agent_uuid = seen.agent_uuid;
+    owner            = coalesce(n.owner, a.owner),
+    owner_block      = coalesce(n.owner_block, a.owner_block),
+    token_uri        = CASE WHEN n.has_uri THEN n.token_uri ELSE a.token_uri END,
+    token_uri_raw    = CASE WHEN n.has_uri THEN n.token_uri_raw ELSE a.token_uri_raw END,
+    wallet           = CASE WHEN NOT n.has_wallet THEN a.wallet WHEN octet_length(n.wallet) = 20 THEN n.wallet END,
+    approved         = CASE WHEN n.has_approval THEN n.approved ELSE a.approved END,
+    approved_block   = CASE WHEN NOT n.has_approval THEN a.approved_block
+                            WHEN n.approved IS NOT NULL THEN n.approved_block END,
+    registered_at    = coalesce(a.registered_at, n.registered_at),
+    registered_block = coalesce(a.registered_block, n.registered_block),
+    registered_tx    = coalesce(a.registered_tx, n.registered_tx),
+    updated_at       = greatest(a.updated_at, n.updated_at)
+FROM news n
+WHERE a.agent_uuid = n.agent_uuid;
