@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from typing import Final
+
+from msgspec import structs
 
 from indexer.chain import checks
 from indexer.chain.checks import HeaderProof
@@ -14,6 +15,7 @@ from indexer.chain.provider import Provider
 from indexer.chain.proving import ReceiptsProof
 from indexer.chain.questions import Fetched, Question
 from indexer.chain.reading import Reader
+from indexer.chain.receipts import identity_of
 from indexer.chain.refusals import Inconsistent, TimedOut, TooManyResults
 from indexer.core.types import Batch, BlockRange, BlockRef, RawLog
 
@@ -95,20 +97,16 @@ class LogFetch:
         logs = [*fetched.logs, *await self._kept_back(fetched, found[:-1], question.addresses)]
         checks.check_hashes("", logs, headers)
         self._proof.check_blooms(fetched.provider.host, found, logs)
-        timed = [replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
+        timed = [structs.replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
         blocks = tuple(header.ref for header in found)
         return Batch(wanted, blocks, tuple(checks.in_order("", timed)), self._proof.reached(before, proven=False))
 
     async def _kept_back(
         self, fetched: Fetched, headers: Sequence[Header], addresses: tuple[bytes, ...]
     ) -> list[RawLog]:
-        """Return the logs of the blocks that seem to lack some, asked for by hash, best at another provider."""
-        answered = {log.block_number for log in fetched.logs}
-        doubtful = [
-            header.ref
-            for header in headers
-            if header.ref.number not in answered and self._proof.hints_at(header, addresses)
-        ]
+        """Return all logs of the blocks that seem to lack some, asked for by hash, best at another provider."""
+        told = _told(fetched.logs)
+        doubtful = [header.ref for header in headers if self._lacks(header, told, addresses)]
         if not doubtful:
             return []
         return await self._pool.run(
@@ -116,12 +114,17 @@ class LogFetch:
         )
 
     async def _fetch(self, question: Question) -> Fetched:
+        """Fetch, and hold the last block against its bloom: where that speaks for more, it is asked for again."""
         fetched = await self._fetch_once(question, avoid=None)
-        if self._doubtful(fetched, question) and not await self._empty_elsewhere(fetched, question):
-            fetched = await self._fetch_once(question, avoid=fetched.provider)
-            if self._doubtful(fetched, question):
-                raise Inconsistent(fetched.provider.host, f"keeps back the logs of block {question.wanted.to_block}")
-        return fetched
+        if not self._lacks(fetched.head, _told(fetched.logs), question.addresses):
+            return fetched
+        said = (await self._fetch_once(_last_of(fetched, question), avoid=fetched.provider)).logs
+        if not _besides(said, fetched):  # blooms may speak falsely
+            return fetched
+        again = await self._fetch_once(question, avoid=fetched.provider)
+        if _besides([*said, *_last_logs(fetched)], again):
+            raise Inconsistent(again.provider.host, f"keeps back logs of block {question.wanted.to_block}")
+        return again
 
     async def _fetch_once(self, question: Question, avoid: Provider | None) -> Fetched:
         first = question.wanted.from_block
@@ -134,16 +137,30 @@ class LogFetch:
                 raise
             raise TooManyResults(error.host, error.text) from error
 
-    def _doubtful(self, fetched: Fetched, question: Question) -> bool:
-        """Say whether the bloom of the last block speaks for logs that the answer lacks (fault F3)."""
-        lacks = not fetched.logs or fetched.logs[-1].block_number < question.wanted.to_block
-        return lacks and self._proof.hints_at(fetched.head, question.addresses)
+    def _lacks(self, header: Header, told: Collection[tuple[int, bytes]], addresses: Iterable[bytes]) -> bool:
+        """Say whether a bloom speaks for an address that gave no log in its block (fault F3)."""
+        silent = [address for address in addresses if (header.ref.number, address) not in told]
+        return self._proof.hints_at(header, silent)
 
-    async def _empty_elsewhere(self, fetched: Fetched, question: Question) -> bool:
-        """Ask for the last block's logs again by hash, best another provider: blooms may speak falsely."""
-        last = fetched.head.ref
-        again = Question(BlockRange(last.number, last.number), question.addresses, last)
-        return not (await self._fetch_once(again, avoid=fetched.provider)).logs
+
+def _told(logs: Iterable[RawLog]) -> frozenset[tuple[int, bytes]]:
+    """Return which addresses have logs in which blocks."""
+    return frozenset((log.block_number, log.address) for log in logs)
+
+
+def _last_of(fetched: Fetched, question: Question) -> Question:
+    last = fetched.head.ref
+    return Question(BlockRange(last.number, last.number), question.addresses, last)
+
+
+def _last_logs(fetched: Fetched) -> list[RawLog]:
+    return [log for log in fetched.logs if log.block_number == fetched.head.ref.number]
+
+
+def _besides(said: Iterable[RawLog], fetched: Fetched) -> bool:
+    """Say whether logs of the last block are lacking."""
+    held = {identity_of(log) for log in _last_logs(fetched)}
+    return any(identity_of(log) not in held for log in said)
 
 
 def _check_last(last: BlockRef, fetched: Fetched) -> None:

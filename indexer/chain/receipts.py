@@ -7,8 +7,9 @@ A lying or broken node can drop a log from eth_getLogs unseen; it cannot drop on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec import structs
 
 from indexer.chain.codec import Header, LogJson, ReceiptJson, hexed, octets, quantity
 from indexer.chain.questions import checked_logs
@@ -55,10 +56,11 @@ def _count_of_transactions(receipts: Sequence[ReceiptJson]) -> int:
 
 def same_logs(ours: Sequence[RawLog], theirs: Sequence[RawLog]) -> bool:
     """Say whether both hold the same logs in the same order, their blocks' times aside."""
-    return list(map(_identity, ours)) == list(map(_identity, theirs))
+    return list(map(identity_of, ours)) == list(map(identity_of, theirs))
 
 
-def _identity(one: RawLog) -> tuple[object, ...]:
+def identity_of(one: RawLog) -> tuple[object, ...]:
+    """Return all of a log but its block's time, which some nodes do not tell."""
     return (
         one.block_number,
         one.log_index,
@@ -86,7 +88,7 @@ def _own_logs(host: str, header: Header, receipts: Sequence[ReceiptJson], addres
         position = (one.block_number, one.block_hash, one.tx_index, one.log_index)
         if position != (ref.number, ref.hash, tx_index, log_index):
             raise Inconsistent(host, f"log {log_index} of block {ref.number} is not where its receipt stands")
-    return [replace(one, timestamp=ref.timestamp) for one in logs]
+    return [structs.replace(one, timestamp=ref.timestamp) for one in logs]
 
 
 class _Encoded(dict[str, bytes]):

@@ -160,6 +160,19 @@ async def test_logs_kept_back_at_the_last_block_are_fetched_elsewhere(chain: Sim
             assert (await source.fetch_block(chain.head, OURS)).logs == truth(chain, BlockRange(21, 21))
 
 
+async def test_logs_of_one_contract_kept_back_beside_those_of_another_are_fetched_elsewhere() -> None:
+    """F3 in an answer in parts: the bloom speaks for a contract that has no log in the block, though others do."""
+    chain = SimChain(seed=7)
+    for number in range(1, 7):
+        chain.mine([registered(number, OURS[0]), registered(number, OURS[1])])
+    expected = truth(chain, BlockRange(1, 6))
+    async with SimNode(chain, max_addresses=1) as liar, SimNode(chain) as node:
+        liar.intercept = lying(lambda logs: [log for log in logs if log["address"] != f"0x{OURS[1].hex()}"])
+        async with source_of(liar, node) as source:
+            assert (await source.fetch_linked(BlockRange(1, 6), OURS)).logs == expected
+            assert (await source.fetch_block(chain.head, OURS)).logs == expected[-2:]
+
+
 async def test_bloom_that_speaks_falsely_is_settled_by_asking_again(chain: SimChain) -> None:
     chain.mine([registered(1, OTHER)])
     full = lambda _, __, answer: {**answer, "logsBloom": "0x" + "ff" * 256} if isinstance(answer, dict) else answer  # noqa: E731 - one line beside its use
