@@ -94,10 +94,10 @@ def log_differences(change: Change) -> Iterator[Difference]:
     if change.stored is None or change.fetched is None:
         yield Difference("logs", key, WHOLE_ROW, _row(change.stored), _row(change.fetched))
         return
-    for one in fields(RawLog):
-        stored, fetched = getattr(change.stored, one.name), getattr(change.fetched, one.name)
+    for name in RawLog.__struct_fields__:
+        stored, fetched = getattr(change.stored, name), getattr(change.fetched, name)
         if stored != fetched:
-            yield Difference("logs", key, one.name, _shown(stored), _shown(fetched))
+            yield Difference("logs", key, name, _shown(stored), _shown(fetched))
 
 
 def _row(log_: RawLog | None) -> str | None:

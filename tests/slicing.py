@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from ledger import CHAIN_ID, Ledger
+from msgspec import structs
 from simulator.chain import SimChain
 from workload import DEPLOYMENT, Workload
 
@@ -56,10 +57,12 @@ def distorted(batch: Batch, random: Random, *, lost: float = 0.2, altered: float
     for place, log in enumerate(told):
         if random.random() < altered:
             other = random.choice(batch.logs)
-            told[place] = replace(log, address=other.address, topics=other.topics, data=other.data)
+            told[place] = structs.replace(log, address=other.address, topics=other.topics, data=other.data)
     last = {log.block_number: log for log in told}
     invented = [
-        replace(random.choice(batch.logs), **_place_after(log)) for log in last.values() if random.random() < altered
+        structs.replace(random.choice(batch.logs), **_place_after(log))
+        for log in last.values()
+        if random.random() < altered
     ]
     return replace(batch, logs=tuple(sorted([*told, *invented], key=lambda log: (log.block_number, log.log_index))))
 

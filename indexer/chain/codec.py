@@ -128,16 +128,17 @@ def hexed(value: bytes) -> str:
 
 def sized(text: str, digits: int) -> bytes:
     """Decode `0x…` of exactly `digits` characters. Raises ValueError."""
-    if len(text) != digits or text[:2] != "0x":
+    if len(text) != digits:
         raise ValueError(f"expected {digits // 2 - 1} bytes of hex")
-    return bytes.fromhex(text[2:])
+    return octets(text)
 
 
 def octets(text: str) -> bytes:
     """Decode `0x…` of any length. Raises ValueError."""
-    if text[:2] != "0x":
+    value = bytes.fromhex(text[2:])
+    if text[:2] != "0x" or len(text) != 2 + 2 * len(value):  # fromhex passes over spaces
         raise ValueError("not hex")
-    return bytes.fromhex(text[2:])
+    return value
 
 
 def header(item: HeaderJson) -> Header:
@@ -154,12 +155,29 @@ def header(item: HeaderJson) -> Header:
     return Header(ref, bloom, msgspec.structs.asdict(item))
 
 
-class _Seen(dict[str, bytes]):
-    """Hex decoded once an answer: addresses, hashes and topics repeat from log to log."""
+class _Octets(dict[str, bytes]):
+    """Hex of one length decoded once an answer: addresses, hashes and topics repeat from log to log."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
 
     def __missing__(self, text: str) -> bytes:
-        value = self[text] = octets(text)
+        value = self[text] = sized(text, self._digits)
         return value
+
+
+class _Numbers(dict[str | None, int]):
+    """Quantities up to a limit, decoded once an answer."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __missing__(self, text: str | None) -> int:
+        number = int(text or "", 16)
+        if not 0 <= number <= self._most:
+            raise ValueError("a number out of all proportion")
+        self[text] = number
+        return number
 
 
 def raw_logs(items: Sequence[LogJson]) -> list[RawLog]:
@@ -167,33 +185,23 @@ def raw_logs(items: Sequence[LogJson]) -> list[RawLog]:
 
     Raises ValueError on anything malformed.
     """
-    seen = _Seen()
-    return [_raw_log(item, seen) for item in items]
-
-
-def _raw_log(item: LogJson, seen: _Seen) -> RawLog:
-    topics, data, time = item.topics, item.data, item.blockTimestamp
-    log = RawLog(
-        int(item.blockNumber, 16),
-        int(item.logIndex, 16),
-        seen[item.blockHash],
-        seen[item.transactionHash],
-        int(item.transactionIndex, 16),
-        seen[item.address],
-        tuple([seen[topic] for topic in topics]),
-        bytes.fromhex(data[2:]),
-        int(time, 16) if time else 0,
-    )
-    lengths = [len(item.blockHash), len(item.transactionHash), *map(len, topics)]
-    if lengths.count(HASH_DIGITS) != len(lengths) or len(item.address) != ADDRESS_DIGITS:
-        raise ValueError("a hash or an address of a wrong length")
-    if len(topics) > MAX_TOPICS or data[:2] != "0x":
-        raise ValueError("too many topics, or data that is not hex")
-    if not (
-        0 <= log.block_number <= MAX_BLOCK
-        and 0 <= log.log_index <= MAX_INDEX
-        and 0 <= log.tx_index <= MAX_INDEX
-        and 0 <= log.timestamp <= MAX_TIME
-    ):
-        raise ValueError("a number out of all proportion")
-    return log
+    hashes, addresses = _Octets(HASH_DIGITS), _Octets(ADDRESS_DIGITS)
+    blocks, indexes, times = _Numbers(MAX_BLOCK), _Numbers(MAX_INDEX), _Numbers(MAX_TIME)
+    times[None] = times[""] = 0
+    logs = [
+        RawLog(
+            blocks[item.blockNumber],
+            indexes[item.logIndex],
+            hashes[item.blockHash],
+            hashes[item.transactionHash],
+            indexes[item.transactionIndex],
+            addresses[item.address],
+            tuple([hashes[topic] for topic in item.topics]),
+            octets(item.data),
+            times[item.blockTimestamp],
+        )
+        for item in items
+    ]
+    if any(len(log.topics) > MAX_TOPICS for log in logs):
+        raise ValueError("too many topics")
+    return logs

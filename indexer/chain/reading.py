@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from msgspec import structs
+
 from indexer.chain import checks, codec
 from indexer.chain.codec import Header, HeaderJson, hexed
 from indexer.chain.provider import Call, Provider
@@ -162,7 +164,7 @@ class Reader:
             missing = sorted({log.block_number for log in logs} - headers.keys())
             if missing:
                 headers |= {header.ref.number: header for header in await self.headers(provider, missing)}
-            logs = [replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
+            logs = [structs.replace(log, timestamp=headers[log.block_number].ref.timestamp) for log in logs]
         checks.check_hashes(provider.host, logs, headers)
         known = tuple(headers[number] for number in sorted(headers))
         checks.check_links(provider.host, known)

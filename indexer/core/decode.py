@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from indexer.core.abi import EventForm, MalformedError, Registry, Value, compile_reader
+import msgspec
+
+from indexer.core.abi import EventForm, Field, MalformedError, Registry, Value, compile_reader
 from indexer.core.types import RawLog
 
 # In the order of the flags of indexer.core.abi, which is the order they appear in.
@@ -16,8 +17,7 @@ _MARKS_BY_FLAGS: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A decoded log. `values` stand in the order of `form.fields`.
 
     Integers are int, bool is bool, an address is 20 bytes, bytes32 32 bytes, string and bytes their raw bytes,
@@ -30,8 +30,7 @@ class Event:
     marks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Defect:
+class Defect(msgspec.Struct, frozen=True, gc=False):
     """Why a log is no event of ours.
 
     `code` is one of no_topics, unknown_event, topic_count, topic_size, data_short, bad_offset, bad_length and
@@ -80,20 +79,45 @@ def text_of(raw: bytes) -> tuple[str, bytes | None]:
     return (text.replace("\0", "\ufffd"), raw) if "\0" in text else (text, None)
 
 
-def event_args(event: Event) -> dict[str, object]:
-    """Return the arguments as `erc8004_events.args` shows them, fit for JSON.
+def args_of(form: EventForm) -> Callable[[Event], dict[str, object]]:
+    """Return what shows the arguments of a form's events as `erc8004_events.args` does, fit for JSON.
 
     Keys are the ABI's parameter names; integers are decimal strings, bytes and addresses lower-case 0x hex,
     strings text, with `<name>_raw` in hex beside a text that lost something.
     """
-    args: dict[str, object] = {}
-    for field, value in zip(event.form.fields, event.values, strict=True):
-        if not isinstance(value, bytes):
-            args[field.name] = value if isinstance(value, bool) else str(value)
-        elif not field.is_text:
-            args[field.name] = f"0x{value.hex()}"
-        else:
-            args[field.name], lost = text_of(value)
+    names = tuple(field.name for field in form.fields)
+    shown = tuple(_shown(field) for field in form.fields)
+    texts = tuple((place, field.name) for place, field in enumerate(form.fields) if field.is_text)
+
+    def args(event: Event) -> dict[str, object]:
+        shows = zip(names, shown, event.values, strict=True)
+        if not event.marks:
+            return {name: show(value) for name, show, value in shows}
+        found = {name: value if show is _TEXT else show(value) for name, show, value in shows}
+        for place, name in texts:
+            found[name], lost = text_of(event.values[place])  # type: ignore[arg-type]  # a text is bytes
             if lost is not None:
-                args[f"{field.name}_raw"] = f"0x{lost.hex()}"
+                found[f"{name}_raw"] = _hex(lost)
+        return found
+
     return args
+
+
+def _hex(value: bytes) -> str:
+    return "0x" + value.hex()
+
+
+_TEXT: Final = bytes.decode  # of text without a mark, which is UTF-8 without NUL
+
+
+def _shown(field: Field) -> Callable[[Any], object]:
+    if field.is_text:
+        return _TEXT
+    if field.type == "bool":
+        return bool
+    return str if field.type.lstrip("u").startswith("int") else _hex
+
+
+def event_args(event: Event) -> dict[str, object]:
+    """Return the arguments of one event, as `args_of` shows them."""
+    return args_of(event.form)(event)

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import md5, sha256
+from hashlib import md5
 from typing import Final
 from uuid import UUID
 
 import msgspec
-from eth_hash.auto import keccak
 
-from indexer.core.abi import EventForm, Registry, Value
-from indexer.core.decode import Decoder, Defect, Event, event_args, text_of
+from indexer.core.abi import EventForm, Registry
+from indexer.core.decode import Decoder, Defect, Event, args_of
+from indexer.core.typed import Block, Here, Maker, Row, maker_of
 from indexer.core.types import ChainId, Deployment, RawLog
-
-Row = tuple[object, ...]
 
 _POSITION: Final = ("chain_id", "block_number", "log_index", "block_timestamp")
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -52,11 +50,8 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 TYPED_TABLES: Final = tuple(table for table in COLUMNS if table != "logs")
 
-# The reserved key, compared as bytes: no trimming, no case folding (ERC-8004 identity registry, `setMetadata`).
-WALLET_KEY: Final = b"agentWallet"
-_ZERO_ADDRESS: Final = bytes(20)
-_EMPTY_TAG_HASH: Final = keccak(b"")
 _AGENT_FIELDS: Final = ("agentId", "tokenId", "_tokenId")
+_JSON: Final = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -71,31 +66,6 @@ class Rows:
         return self.tables[table]
 
 
-@dataclass(slots=True)
-class _Mint:
-    """What a call-back wrote between an agent's mint and its Registered (section 4, re-entrancy)."""
-
-    wallet_written: bool = False
-    uri_written: bool = False
-
-
-@dataclass(slots=True)
-class _Block:
-    """What the rules of re-entrancy have to remember, within one block."""
-
-    number: int = -1
-    mints: dict[UUID, _Mint] = field(default_factory=dict)
-    # Position after a Registered at which a wallet was announced that the call-back had already changed.
-    stale_wallets: set[tuple[int, UUID]] = field(default_factory=set)
-
-    def enter(self, number: int) -> None:
-        """Forget the block before: a mint and its Registered share a transaction."""
-        if number != self.number:
-            self.number = number
-            self.mints.clear()
-            self.stale_wallets.clear()
-
-
 @dataclass(frozen=True, slots=True)
 class _Contract:
     """An address of the settings: the roles it plays and the identity registry its agent ids belong to."""
@@ -104,8 +74,13 @@ class _Contract:
     identity: bytes
 
 
-Args = dict[str, Value]
-_Context = tuple[Rows, Row, UUID | None, RawLog, Args, EventForm, _Block]
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What is made of the events of one form: which value is the agent's id, the arguments as JSON, the typed row."""
+
+    agent: int | None
+    args: Callable[[Event], dict[str, object]]
+    make: Maker | None
 
 
 def agent_uuid(chain_id: int, identity: bytes, agent_id: int) -> UUID:
@@ -124,6 +99,7 @@ class RowBuilder:
         self._chain_id = chain_id
         self._decoder = decoder
         self._contracts = _contracts(deployments)
+        self._shapes: dict[bytes, _Shape] = {}
         self._agents: dict[tuple[bytes, int], UUID] = {}
 
     @property
@@ -134,28 +110,38 @@ class RowBuilder:
     def build(self, logs: Iterable[RawLog]) -> Rows:
         """Return the rows of whole blocks of logs, which are in chain order."""
         rows = Rows()
-        block = _Block()
+        block = Block()
         when = _Clock()
         for log in logs:
             block.enter(log.block_number)
             self._add(rows, log, block, when(log.timestamp))
         return rows
 
-    def _add(self, rows: Rows, log: RawLog, block: _Block, timestamp: datetime) -> None:
+    def _add(self, rows: Rows, log: RawLog, block: Block, timestamp: datetime) -> None:
         contract = self._contracts[log.address]
         decoded = self._decoder.decode(log, contract.roles)
         position = (self._chain_id, log.block_number, log.log_index, timestamp)
+        ledger = rows.tables["logs"]
         if isinstance(decoded, Defect):
             rows.undecodable += 1
-            rows.tables["logs"].append(_ledger_row(position, log, None, None, None, None, None, decoded.code))
+            ledger.append(_ledger_row(position, log, None, None, None, None, None, decoded.code))
             return
-        args = dict(zip((f.name for f in decoded.form.fields), decoded.values, strict=True))
-        agent_id = next((args[name] for name in _AGENT_FIELDS if name in args), None)
-        agent = None if agent_id is None else self._agent(contract.identity, int(agent_id))
-        rows.tables["logs"].append(_event_row(position, log, agent, agent_id, decoded))
-        add = _TYPED.get(decoded.form.event)
-        if add is not None:
-            add((rows, position, agent, log, args, decoded.form, block))
+        form = decoded.form
+        shape = self._shapes.get(form.topic0) or self._shape(form)
+        agent_id = agent = None
+        if shape.agent is not None:
+            agent_id = int(decoded.values[shape.agent])
+            agent = self._agent(contract.identity, agent_id)
+        args = _JSON.encode(shape.args(decoded)).decode()
+        marks = ",".join(decoded.marks) or None
+        ledger.append(_ledger_row(position, log, agent, agent_id, form.event, form.version, args, marks))
+        if shape.make is not None:
+            shape.make(Here(rows.tables, position, agent, log, block), decoded.values)
+
+    def _shape(self, form: EventForm) -> _Shape:
+        place = next((at for at, one in enumerate(form.fields) if one.name in _AGENT_FIELDS), None)
+        shape = self._shapes[form.topic0] = _Shape(place, args_of(form), maker_of(form))
+        return shape
 
     def _agent(self, identity: bytes, agent_id: int) -> UUID:
         key = (identity, agent_id)
@@ -211,148 +197,3 @@ def _ledger_row(
         chain_id, block_number, log_index, log.tx_index, timestamp, agent, agent_id, log.address, log.block_hash,
         log.tx_hash, b"".join(log.topics), log.data, event, version, args, defect,
     )  # fmt: skip
-
-
-def _event_row(position: Row, log: RawLog, agent: UUID | None, agent_id: object, event: Event) -> Row:
-    args = msgspec.json.encode(event_args(event)).decode()
-    marks = ",".join(event.marks) or None
-    return _ledger_row(position, log, agent, agent_id, event.form.event, event.form.version, args, marks)
-
-
-def _text(value: Value) -> tuple[str, bytes | None]:
-    assert isinstance(value, bytes)
-    return text_of(value)
-
-
-def _bytes32_text(value: bytes) -> tuple[str, bytes | None]:
-    """Read a bytes32 tag of the oldest forms: NUL-padded text, else its 32 bytes beside the attempt."""
-    text, lost = text_of(value.rstrip(b"\0"))
-    return text, None if lost is None else value
-
-
-def _tag(args: Args, form: EventForm, name: str) -> tuple[str | None, bytes | None, bytes | None]:
-    """Return text, raw bytes and hash of a tag in whatever way the form carries it."""
-    value = args[name]
-    assert isinstance(value, bytes)
-    declared = next(f for f in form.fields if f.name == name)
-    if declared.type == "bytes32":
-        return (*_bytes32_text(value), None)
-    if declared.indexed:
-        return ("" if value == _EMPTY_TAG_HASH else None), None, value
-    clear_hash = args.get(f"indexedTag{name[-1]}")
-    return (*text_of(value), clear_hash if isinstance(clear_hash, bytes) else None)
-
-
-def _transfer(context: _Context) -> None:
-    rows, position, agent, _, args, _, block = context
-    assert agent is not None
-    rows.tables["transfers"].append((*position, agent, args["from"], args["to"]))
-    if args["from"] == _ZERO_ADDRESS:
-        block.mints[agent] = _Mint()
-    elif (mint := block.mints.get(agent)) is not None:
-        mint.wallet_written = True  # a transfer clears the wallet
-
-
-def _registered(context: _Context) -> None:
-    rows, position, agent, log, args, _, block = context
-    assert agent is not None
-    mint = block.mints.pop(agent, _Mint())
-    applies = bool(args["agentURI"]) or not mint.uri_written
-    rows.tables["uris"].append((*position, agent, True, args["owner"], *_text(args["agentURI"]), applies))
-    if mint.wallet_written:
-        block.stale_wallets.add((log.log_index + 1, agent))
-
-
-def _uri_updated(context: _Context) -> None:
-    rows, position, agent, _, args, _, block = context
-    assert agent is not None
-    uri = _text(args.get("newURI", args.get("newUri", b"")))
-    rows.tables["uris"].append((*position, agent, False, args["updatedBy"], *uri, True))
-    if (mint := block.mints.get(agent)) is not None:
-        mint.uri_written = True
-
-
-def _metadata_set(context: _Context) -> None:
-    rows, position, agent, log, args, _, block = context
-    assert agent is not None
-    key = args.get("metadataKey", args.get("key", b""))
-    value = args.get("metadataValue", args.get("value", b""))
-    assert isinstance(key, bytes)
-    is_wallet = key == WALLET_KEY
-    applies = not (is_wallet and (log.log_index, agent) in block.stale_wallets)
-    key_hash = sha256(key).digest()
-    rows.tables["metadata_writes"].append((*position, agent, key_hash, *text_of(key), value, is_wallet, applies))
-    if is_wallet and (mint := block.mints.get(agent)) is not None:
-        mint.wallet_written = True
-
-
-def _approval(context: _Context) -> None:
-    rows, position, agent, _, args, _, _ = context
-    rows.tables["approvals"].append((*position, agent, args["owner"], args["approved"]))
-
-
-def _approval_for_all(context: _Context) -> None:
-    rows, position, _, log, args, _, _ = context
-    row = (*position, log.address, args["owner"], args["operator"], args["approved"])
-    rows.tables["operator_approvals"].append(row)
-
-
-def _new_feedback(context: _Context) -> None:
-    rows, position, agent, log, args, form, _ = context
-    tag1, tag1_raw, tag1_hash = _tag(args, form, "tag1")
-    tag2, tag2_raw, _ = _tag(args, form, "tag2")
-    endpoint, endpoint_raw = _text(args["endpoint"]) if "endpoint" in args else (None, None)
-    uri = _text(args.get("feedbackURI", args.get("feedbackUri", b"")))
-    rows.tables["feedback"].append((
-        *position, agent, log.address, args["clientAddress"], args.get("feedbackIndex", 0), "feedbackIndex" in args,
-        args["value"] if "value" in args else args["score"], args.get("valueDecimals", 0),
-        tag1, tag1_raw, tag1_hash, tag2, tag2_raw, endpoint, endpoint_raw, *uri, args["feedbackHash"],
-    ))  # fmt: skip
-
-
-def _feedback_revoked(context: _Context) -> None:
-    rows, position, agent, log, args, _, _ = context
-    row = (*position, agent, log.address, args["clientAddress"], args["feedbackIndex"])
-    rows.tables["revocations"].append(row)
-
-
-def _response_appended(context: _Context) -> None:
-    rows, position, agent, log, args, _, _ = context
-    uri = _text(args.get("responseURI", args.get("responseUri", b"")))
-    rows.tables["feedback_responses"].append((
-        *position, agent, log.address, args["clientAddress"], args["feedbackIndex"], args["responder"], *uri,
-        args.get("responseHash"),
-    ))  # fmt: skip
-
-
-def _validation_request(context: _Context) -> None:
-    rows, position, agent, log, args, _, _ = context
-    uri = _text(args["requestURI"])
-    row = (*position, agent, log.address, args["requestHash"], args["validatorAddress"], *uri)
-    rows.tables["validation_requests"].append(row)
-
-
-def _validation_response(context: _Context) -> None:
-    rows, position, agent, log, args, form, _ = context
-    uri = _text(args.get("responseURI", args.get("responseUri", b"")))
-    tag, tag_raw, _ = _tag(args, form, "tag")
-    rows.tables["validation_responses"].append((
-        *position, agent, log.address, args["requestHash"], args["validatorAddress"], args["response"], *uri,
-        args.get("responseHash"), tag, tag_raw,
-    ))  # fmt: skip
-
-
-_TYPED: Final[Mapping[str, Callable[[_Context], None]]] = {
-    "Transfer": _transfer,
-    "Registered": _registered,
-    "URIUpdated": _uri_updated,
-    "UriUpdated": _uri_updated,
-    "MetadataSet": _metadata_set,
-    "Approval": _approval,
-    "ApprovalForAll": _approval_for_all,
-    "NewFeedback": _new_feedback,
-    "FeedbackRevoked": _feedback_revoked,
-    "ResponseAppended": _response_appended,
-    "ValidationRequest": _validation_request,
-    "ValidationResponse": _validation_response,
-}

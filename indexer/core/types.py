@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NewType
 
+import msgspec
+
 ChainId = NewType("ChainId", int)
 Proof = Literal["off", "logs", "receipts"]
 """How sure a stretch is: structural checks alone; also blooms and header hashes; also the receipts root of its logs."""
@@ -37,9 +39,11 @@ class BlockRange:
         return self.to_block - self.from_block + 1
 
 
-@dataclass(frozen=True, slots=True)
-class RawLog:
-    """One log as the node gave it, hex decoded. `timestamp` is its block's time in seconds."""
+class RawLog(msgspec.Struct, frozen=True, gc=False):
+    """One log as the node gave it, hex decoded. `timestamp` is its block's time in seconds.
+
+    A struct, as millions are made: it takes a tenth of the time of a frozen dataclass.
+    """
 
     block_number: int
     log_index: int

@@ -10,7 +10,8 @@ from uuid import UUID
 import asyncpg
 
 from indexer.core.differences import Change, Position
-from indexer.core.rows import COLUMNS, TYPED_TABLES, Row, RowBuilder, Rows
+from indexer.core.rows import COLUMNS, TYPED_TABLES, RowBuilder, Rows
+from indexer.core.typed import Row
 from indexer.core.types import BlockRange, RawLog
 from indexer.store import projections
 from indexer.store.database import Connection

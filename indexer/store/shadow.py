@@ -13,7 +13,8 @@ from typing import Final, Self
 import asyncpg
 import msgspec
 
-from indexer.core.rows import COLUMNS, TYPED_TABLES, Row, RowBuilder, Rows
+from indexer.core.rows import COLUMNS, TYPED_TABLES, RowBuilder, Rows
+from indexer.core.typed import Row
 from indexer.core.types import RawLog
 from indexer.errors import Retryable
 from indexer.store import projections

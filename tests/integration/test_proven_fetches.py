@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 from simulator import SimChain, SimLog, SimNode, SimRpcError, event_log
 from simulator.receipts import ARBITRUM_KINDS, ETHEREUM_KINDS, OPTIMISM_KINDS
 from structlog.testing import capture_logs

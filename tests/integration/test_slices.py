@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ledger import CHAIN_ID, COMPARED, Ledger
+from msgspec import structs
 from simulator.chain import SimChain
 from simulator.logs import form_log
 from slicing import EVERY, batch_of, commit, commit_parts, distorted, mined, slices_of, swap, whole
@@ -203,7 +204,7 @@ async def test_a_log_of_another_contract_at_the_same_place_is_replaced_only_if_c
     ledger = await Ledger.open(database)
     truth = whole(chain)
     foreign = Workload(1)._feedback()[0]
-    lie = replace(truth.logs[0], address=REPUTATION, topics=foreign.topics, data=foreign.data)
+    lie = structs.replace(truth.logs[0], address=REPUTATION, topics=foreign.topics, data=foreign.data)
     await commit(ledger, replace(truth, logs=(lie,)))
     slices = slices_of(ledger)
 
@@ -323,7 +324,7 @@ async def test_the_feed_takes_back_what_was_wrong_and_tells_only_what_is_new(dat
     truth = whole(chain)
     wrong = form_log(IDENTITY, "identity/uri_updated", 2, "wrong", ZERO)
     ledger = await Ledger.open(database)
-    told = (truth.logs[0], replace(truth.logs[1], data=wrong.data))
+    told = (truth.logs[0], structs.replace(truth.logs[1], data=wrong.data))
     await commit(ledger, replace(truth, logs=told), announce=True)
 
     done = await swap(slices_of(ledger), truth, announce=True)

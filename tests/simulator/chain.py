@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count, groupby
 
 from eth_hash.auto import keccak
+from msgspec import structs
 
 from indexer.core.proof import NO_BLOOM, bloom_of, header_hash, rlp_bytes, rlp_list
 from indexer.core.types import BlockRange, BlockRef, RawLog
@@ -145,7 +146,8 @@ class SimChain:
         for log in logs:
             if log.block_number >= self.start:
                 raise ValueError(f"block {log.block_number} is not below the first real block {self.start}")
-            by_block[log.block_number].append(replace(log, timestamp=log.timestamp or self._time(log.block_number)))
+            time = log.timestamp or self._time(log.block_number)
+            by_block[log.block_number].append(structs.replace(log, timestamp=time))
         for number, found in by_block.items():
             self._imported[number] = tuple(sorted(found, key=lambda log: log.log_index))
         if len(self.blocks) == 1:  # the first real block links to the imported one below

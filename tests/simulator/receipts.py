@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from eth_hash.auto import keccak
+from msgspec import structs
 from trie import HexaryTrie
 
 from indexer.core.proof import bloom_of, rlp_bytes, rlp_list
@@ -57,7 +58,7 @@ class SimReceipt:
 
     def of_block(self, block_hash: bytes) -> SimReceipt:
         """Return it with the block's hash in its logs."""
-        return replace(self, logs=tuple(replace(log, block_hash=block_hash) for log in self.logs))
+        return replace(self, logs=tuple(structs.replace(log, block_hash=block_hash) for log in self.logs))
 
     def told(self, block_number: int, block_hash: bytes, logs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Write it as `eth_getBlockReceipts` does; `logs` are its logs as the node writes them."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -21,6 +20,7 @@ from abi_strategies import (
 from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from indexer.core.abi import EventForm, Registry
 from indexer.core.decode import MARKS, Decoder, Defect, Event, event_args, text_of
