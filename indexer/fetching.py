@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from indexer.chain.refusals import Inconsistent, ShrinkRange, Transport
 from indexer.core.ranges import SpanState, after_failure, after_refusal, after_success
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -116,6 +118,26 @@ class Fetcher:
         else:
             batch = await self.source.fetch_linked(wanted, self.addresses)
         return batch, time.monotonic() - began
+
+
+async def one_ahead(batches: AsyncGenerator[Batch], work: Callable[[Batch], T]) -> AsyncGenerator[tuple[Batch, T]]:
+    """Yield each batch with what `work` makes of it, which is done while the one before is in the consumer's hands.
+
+    So one processor decodes while another writes. Errors come in the order of the batches.
+    """
+
+    async def step() -> tuple[Batch, T] | None:
+        batch = await anext(batches, None)
+        return None if batch is None else (batch, work(batch))
+
+    following = asyncio.create_task(step())
+    try:
+        while (done := await following) is not None:
+            following = asyncio.create_task(step())
+            yield done
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _cancel(ahead: _Ahead) -> None:

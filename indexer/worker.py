@@ -24,7 +24,7 @@ from indexer.core.rows import RowBuilder, Rows
 from indexer.core.types import Batch, BlockRef, ChainId
 from indexer.errors import BeyondFinality as BeyondFinalityError
 from indexer.errors import RpcError
-from indexer.fetching import Fetcher, LogSource
+from indexer.fetching import Fetcher, LogSource, one_ahead
 from indexer.store.chains import Standing
 from indexer.store.writer import Committed, RolledBack, State
 
@@ -299,9 +299,12 @@ class Worker:
         if self._became_final_unseen() and await self._reconcile(tip):
             return True
         before = self._checkpoint
-        async with aclosing(self._fetcher.batches(tip.head, self._checkpoint + 1, target)) as batches:
-            async for batch in batches:
-                if not await self._join(batch, tip):
+        async with (
+            aclosing(self._fetcher.batches(tip.head, self._checkpoint + 1, target)) as batches,
+            aclosing(one_ahead(batches, lambda batch: self.builder.build(batch.logs))) as built,
+        ):
+            async for batch, rows in built:
+                if not await self._join(batch, rows, tip):
                     break
         return self._checkpoint != before
 
@@ -318,7 +321,7 @@ class Worker:
 
     # --- joining ----------------------------------------------------------------------------------------------------
 
-    async def _join(self, batch: Batch, tip: Tip) -> bool:
+    async def _join(self, batch: Batch, rows: Rows, tip: Tip) -> bool:
         """Commit a batch that continues what is held; say whether the next one may follow without another look."""
         first = batch.blocks[0]
         if first.number == self._checkpoint + 1 and first.parent_hash != (self._checkpoint_hash or first.parent_hash):
@@ -326,14 +329,13 @@ class Worker:
                 # A branch that was left meanwhile, or a lie: no progress either way, which the watchdog sees.
                 log.warning("batch_refused", from_block=first.number, checkpoint_block=self._checkpoint)
             return False
-        await self._commit(batch, tip)
+        await self._commit(batch, rows, tip)
         if time.monotonic() - self._looked_up > _LOOK_UP_EVERY_S:
             await self._look_up()
         return not self._became_final_unseen() and not self.leave()
 
-    async def _commit(self, batch: Batch, tip: Tip) -> None:
+    async def _commit(self, batch: Batch, rows: Rows, tip: Tip) -> None:
         began = time.monotonic()
-        rows = self.builder.build(batch.logs)
         reached = batch.range.to_block >= tip.head.number
         done = await self.sink.commit(
             batch,

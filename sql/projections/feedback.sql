@@ -1,31 +1,38 @@
 -- Number the scope's feedback and count it: all of it as standing; standing.sql takes back what does not.
 -- Without an index in the log it is one above the last of its pair (agent, registry, client). An index that is not above
 -- the last opens a new epoch of the pair. Returns how many epochs were opened.
-WITH scope AS MATERIALIZED (
-    SELECT f.chain_id, f.block_number, f.log_index, f.block_timestamp, f.agent_uuid, f.registry, f.client,
-           f.feedback_index, f.has_index, f.value_raw, f.value_decimals, f.epoch,
-           CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
-           count(*) FILTER (WHERE f.has_index) OVER pair AS island
-    FROM feedback f
-    WHERE f.chain_id = $1 AND f.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR f.agent_uuid = ANY ($4))
-    WINDOW pair AS (PARTITION BY f.agent_uuid, f.registry, f.client ORDER BY f.block_number, f.log_index)
-), numbered AS (
-    -- An island is a log with an index and those without one that follow it; island 0 follows what is known already.
-    SELECT s.*, k.epoch AS known_epoch, k.last_index AS known_index,
-           CASE WHEN s.has_index THEN s.feedback_index
-                WHEN s.island = 0 THEN coalesce(k.last_index, 0) + row_number() OVER same_island
-                ELSE first_value(s.feedback_index) OVER same_island + row_number() OVER same_island - 1
-           END AS position
-    FROM scope s LEFT JOIN agent_clients k USING (agent_uuid, registry, client)
-    WINDOW same_island AS (PARTITION BY s.agent_uuid, s.registry, s.client, s.island
-                           ORDER BY s.block_number, s.log_index)
-), opened AS (
-    SELECT n.*, n.position <= coalesce(lag(n.position) OVER pair, n.known_index, n.position - 1) AS opens
-    FROM numbered n
-    WINDOW pair AS (PARTITION BY n.agent_uuid, n.registry, n.client ORDER BY n.block_number, n.log_index)
-), placed AS MATERIALIZED (
+WITH placed AS MATERIALIZED (
+    -- All windows are over a pair's feedback in order, so that it is sorted once.
     SELECT o.*, coalesce(o.known_epoch, 0) + count(*) FILTER (WHERE o.opens) OVER pair AS new_epoch
-    FROM opened o
+    FROM (
+        SELECT n.*, n.position <= coalesce(lag(n.position) OVER pair, n.known_index, n.position - 1) AS opens
+        FROM (
+            SELECT m.*,
+                   CASE WHEN m.has_index THEN m.feedback_index
+                        WHEN m.anchor IS NULL THEN coalesce(m.known_index, 0) + m.place
+                        ELSE nth_value(m.feedback_index, m.anchor) OVER pair + m.place - m.anchor
+                   END AS position
+            FROM (
+                -- Those without an index follow their anchor, the last with one; without any, what is known already.
+                SELECT s.*, (max(s.place) FILTER (WHERE s.has_index) OVER pair)::int AS anchor
+                FROM (
+                    SELECT f.chain_id, f.block_number, f.log_index, f.block_timestamp, f.agent_uuid, f.registry,
+                           f.client, f.feedback_index, f.has_index, f.value_raw, f.value_decimals, f.epoch,
+                           CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
+                           k.epoch AS known_epoch, k.last_index AS known_index, coalesce(k.feedback, 0) AS known_feedback,
+                           row_number() OVER pair AS place
+                    FROM feedback f LEFT JOIN agent_clients k USING (agent_uuid, registry, client)
+                    WHERE f.chain_id = $1 AND f.block_number BETWEEN $2 AND $3
+                      AND ($4::uuid[] IS NULL OR f.agent_uuid = ANY ($4))
+                    WINDOW pair AS (PARTITION BY f.agent_uuid, f.registry, f.client
+                                    ORDER BY f.block_number, f.log_index)
+                ) s
+                WINDOW pair AS (PARTITION BY s.agent_uuid, s.registry, s.client ORDER BY s.block_number, s.log_index)
+            ) m
+            WINDOW pair AS (PARTITION BY m.agent_uuid, m.registry, m.client ORDER BY m.block_number, m.log_index)
+        ) n
+        WINDOW pair AS (PARTITION BY n.agent_uuid, n.registry, n.client ORDER BY n.block_number, n.log_index)
+    ) o
     WINDOW pair AS (PARTITION BY o.agent_uuid, o.registry, o.client ORDER BY o.block_number, o.log_index)
 ), corrected AS (
     UPDATE feedback f SET feedback_index = p.position, epoch = p.new_epoch
@@ -46,15 +53,10 @@ WITH scope AS MATERIALIZED (
         feedback = c.feedback + excluded.feedback,
         first_at = least(c.first_at, excluded.first_at),
         last_at = greatest(c.last_at, excluded.last_at)
-    RETURNING agent_uuid, registry, client
-), arrived AS (
-    SELECT p.agent_uuid, count(*) AS clients
-    FROM pairs p LEFT JOIN agent_clients k USING (agent_uuid, registry, client)  -- as it was before this statement
-    WHERE coalesce(k.feedback, 0) = 0
-    GROUP BY p.agent_uuid
 ), figures AS (
     SELECT p.agent_uuid, count(*) AS feedback, count(p.score) AS scored, coalesce(sum(p.score), 0) AS score_sum,
            count(*) FILTER (WHERE p.score >= 80) AS positive, count(*) FILTER (WHERE p.score < 50) AS negative,
+           count(*) FILTER (WHERE p.place = 1 AND p.known_feedback = 0) AS clients,
            max(p.block_timestamp) AS last_at
     FROM placed p
     GROUP BY p.agent_uuid
@@ -65,9 +67,9 @@ WITH scope AS MATERIALIZED (
         score_sum = s.score_sum + f.score_sum,
         positive = s.positive + f.positive,
         negative = s.negative + f.negative,
-        clients = s.clients + coalesce(a.clients, 0),
+        clients = s.clients + f.clients,
         last_feedback_at = greatest(s.last_feedback_at, f.last_at)
-    FROM figures f LEFT JOIN arrived a USING (agent_uuid)
+    FROM figures f
     WHERE s.agent_uuid = f.agent_uuid
 ), summed AS (
     INSERT INTO agent_values AS v (agent_uuid, registry, value_decimals, chain_id, feedback, value_sum)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from indexer.chain.refusals import PastHead, RangeTooLarge, TooManyResults
 from indexer.core.ranges import start_span
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
-from indexer.fetching import LINKED_BLOCKS, PROVEN_BLOCKS, Fetcher
+from indexer.fetching import LINKED_BLOCKS, PROVEN_BLOCKS, Fetcher, one_ahead
 
 HEAD = BlockRef(10_000, b"\x01" * 32, b"\x02" * 32, 0)
 
@@ -131,3 +132,58 @@ async def test_ranges_that_are_proven_stay_small() -> None:
     parts = await ranges(fetcher(source, span=100_000), 0, 5_000)
 
     assert max(map(len, parts)) == PROVEN_BLOCKS
+
+
+# --- one ahead ------------------------------------------------------------------------------------------------------
+
+
+def batch_at(number: int) -> Batch:
+    return Batch(BlockRange(number, number), (BlockRef(number, b"", b"", 0),), ())
+
+
+async def test_the_next_batch_is_worked_on_while_the_one_before_is_in_hand() -> None:
+    worked: list[int] = []
+
+    async def batches() -> AsyncGenerator[Batch]:
+        for number in (1, 2, 3):
+            yield batch_at(number)
+
+    def work(batch: Batch) -> int:
+        worked.append(batch.range.from_block)
+        return batch.range.from_block * 10
+
+    seen = []
+    async for batch, done in one_ahead(batches(), work):
+        seen.append((batch.range.from_block, done))
+        await asyncio.sleep(0.01)
+        assert len(worked) == min(3, len(seen) + 1)
+
+    assert seen == [(1, 10), (2, 20), (3, 30)]
+
+
+async def test_an_error_comes_after_the_batches_before_it() -> None:
+    async def batches() -> AsyncGenerator[Batch]:
+        yield batch_at(1)
+        raise PastHead("node", "does not have that block")
+
+    seen = []
+    with pytest.raises(PastHead):
+        async for batch, _ in one_ahead(batches(), lambda _: None):
+            seen.append(batch.range.from_block)
+            await asyncio.sleep(0.01)
+
+    assert seen == [1]
+
+
+async def test_what_is_left_early_leaves_nothing_running() -> None:
+    async def batches() -> AsyncGenerator[Batch]:
+        yield batch_at(1)
+        await asyncio.Event().wait()
+
+    source = batches()
+    before = asyncio.all_tasks()
+    async with aclosing(source), aclosing(one_ahead(source, lambda _: None)) as built:
+        async for _ in built:
+            break
+
+    assert asyncio.all_tasks() == before
