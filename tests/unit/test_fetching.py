@@ -167,11 +167,14 @@ async def test_an_error_comes_after_the_batches_before_it() -> None:
         raise PastHead("node", "does not have that block")
 
     seen = []
-    with pytest.raises(PastHead):
+
+    async def take_all() -> None:
         async for batch, _ in one_ahead(batches(), lambda _: None):
             seen.append(batch.range.from_block)
             await asyncio.sleep(0.01)
 
+    with pytest.raises(PastHead):
+        await take_all()
     assert seen == [1]
 
 
