@@ -7,7 +7,7 @@ WITH replaced AS (
     WHERE c.epoch > 0 AND f.epoch < c.epoch AND f.standing <> 2
       AND (c.agent_uuid, c.registry, c.client) IN (
           SELECT s.agent_uuid, s.registry, s.client FROM feedback s
-          WHERE s.chain_id = $1 AND s.block_number BETWEEN $2 AND $3
+          WHERE s.chain_id = $1 AND s.block_number BETWEEN $2 AND $3 AND s.epoch > 0
             AND ($4::uuid[] IS NULL OR s.agent_uuid = ANY ($4)))
 ), revoked AS (
     SELECT f.chain_id, f.block_number, f.log_index, min(r.block_timestamp) AS revoked_at, 1 AS becomes

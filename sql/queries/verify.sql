@@ -38,7 +38,7 @@ CREATE TEMP TABLE differing_logs ON COMMIT DROP AS
 -- Beside the primary keys, what the projections look up.
 CREATE INDEX ON pg_temp.feedback (agent_uuid, client, feedback_index);
 CREATE INDEX ON pg_temp.feedback (agent_uuid, block_number, log_index) WHERE standing = 0;
-CREATE INDEX ON pg_temp.validation_requests (request_hash)
+CREATE INDEX ON pg_temp.validation_requests (request_hash, block_number, log_index)
 
 -- name: ledger_slice_end
 -- The last block of at most $3 logs and $4 bytes after block $2, yet one block at least; null where there is none up to $5.

@@ -1,0 +1,200 @@
+"""`python -m bench.backfill`: a whole backfill by the real daemon, from a prepared node into all tables. A JSON line each.
+
+The rows are counted and summed before a figure is told. The floor is measured in the same run, on the same server: binary
+COPY of the same ledger and typed rows, in batches as large, into tables with the same columns and indexes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import asyncpg
+from processes import Program, Programs, chain_table
+
+from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, expected
+from indexer.core.rows import COLUMNS
+from indexer.embedded.postgres import postgres
+from indexer.store.database import SCHEMA
+
+DEADLINE_S: Final = 3600.0
+FLOOR_BATCH: Final = 10_000  # rows a COPY, as the daemon's batches have
+
+_FOUND: Final = f"""
+SELECT (SELECT count(*) FROM {SCHEMA}.logs) AS logs,
+       t.agents, (SELECT count(*) FROM {SCHEMA}.feedback) AS feedback,
+       (SELECT sum(value_raw) FROM {SCHEMA}.feedback)::bigint AS feedback_sum,
+       t.revoked, t.feedback AS standing, t.responses, t.validations, t.answered, t.undecodable
+FROM {SCHEMA}.chain_totals t
+"""
+
+
+@asynccontextmanager
+async def node(blocks: int, *, latency_ms: float, timed: bool) -> AsyncIterator[str]:
+    """Run the prepared node as a process of its own; yields its address."""
+    words = ["--blocks", str(blocks), "--latency-ms", str(latency_ms), *([] if timed else ["--untimed"])]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.node", *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def figures_of(url: str) -> dict[str, Any]:
+    """Return what the node spent and was asked."""
+    question = {"jsonrpc": "2.0", "id": 1, "method": "bench_figures", "params": []}
+    async with aiohttp.ClientSession() as session, session.post(url, json=question) as answer:
+        return (await answer.json())["result"]  # type: ignore[no-any-return]
+
+
+async def peak_rss(program: Program) -> int:
+    """Return the most resident memory of a process until it ends, in bytes."""
+    most, path = 0, Path(f"/proc/{program.pid}/status")
+    while program.process.returncode is None:
+        try:
+            lines = path.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
+        await asyncio.sleep(0.2)
+    return most
+
+
+async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: float, timed: bool) -> dict[str, Any]:
+    """Index `logs` logs into an empty database, and hold the tables against what the history has."""
+    blocks = logs // LOGS_A_BLOCK
+    async with (
+        node(blocks, latency_ms=latency_ms, timed=timed) as url,
+        Programs(folder, DATABASE_URL=database_url) as programs,
+    ):
+        programs.configure(chain_table("local", url, chain_id=CHAIN_ID, start_block=FIRST_BLOCK))
+        began = time.monotonic()
+        program = await programs.start("run", "--until", "head", "--json")
+        rss = asyncio.create_task(peak_rss(program))
+        code = await program.ended(DEADLINE_S)
+        seconds = time.monotonic() - began
+        assert code == 0, program.stderr[-5:]
+        spent = await figures_of(url)
+        commits = [one for one in program.events if one["event"] == "batch_committed"]
+    (chain,) = program.document["chains"]
+    assert await found(database_url) == expected(blocks), (await found(database_url), expected(blocks))
+    return {
+        "logs": chain["logs"],
+        "seconds": round(chain["seconds"], 2),
+        "logs_per_second": round(chain["logs"] / chain["seconds"]),
+        "process_seconds": round(seconds, 2),
+        "commits": len(commits),
+        "commit_ms": round(sum(one["duration_ms"] for one in commits)),
+        "first_and_last_quarter_ratio": _ratio(commits),
+        "peak_rss_mb": round(await rss / 2**20),
+        "node_cpu_s": round(spent["cpu_s"], 2),
+        "http_per_block": round(spent["http"] / blocks, 5),
+        "calls_per_block": round(sum(spent["calls"].values()) / blocks, 5),
+    }
+
+
+def _ratio(commits: list[dict[str, Any]]) -> float | None:
+    """Hold the time a log of the last quarter against that of the first, from the times of the log lines."""
+    quarter = len(commits) // 4
+    if quarter < 2:
+        return None
+    costs = []
+    for part in (commits[: quarter + 1], commits[-quarter - 1 :]):
+        first, last = (
+            time.mktime(time.strptime(one["timestamp"][:19], "%Y-%m-%dT%H:%M:%S")) for one in (part[0], part[-1])
+        )
+        costs.append((last - first) / sum(one["rows"] for one in part[1:]))
+    return round(costs[1] / costs[0], 2) if costs[0] else None
+
+
+async def found(url: str) -> dict[str, int]:
+    """Count and sum what the tables say."""
+    connection = await asyncpg.connect(url)
+    try:
+        row = await connection.fetchrow(_FOUND)
+    finally:
+        await connection.close()
+    return dict(row)
+
+
+async def floor(url: str) -> dict[str, Any]:
+    """COPY the rows that are there now into empty twins of their tables, batch by batch; seconds of COPY alone."""
+    connection = await asyncpg.connect(url, timeout=60)
+    try:
+        await connection.execute("DROP SCHEMA IF EXISTS floor CASCADE; CREATE SCHEMA floor")
+        rows, seconds = 0, 0.0
+        for table, columns in COLUMNS.items():
+            await connection.execute(f"CREATE TABLE floor.{table} (LIKE {SCHEMA}.{table} INCLUDING ALL)")
+            rows_of_table, spent = await _copy(connection, table, columns)
+            rows, seconds = rows + rows_of_table, seconds + spent
+        logs = await connection.fetchval("SELECT count(*) FROM floor.logs")
+        await connection.execute("DROP SCHEMA floor CASCADE")
+    finally:
+        await connection.close()
+    return {"logs": logs, "rows": rows, "seconds": round(seconds, 2), "logs_per_second": round(logs / seconds)}
+
+
+async def _copy(connection: asyncpg.Connection, table: str, columns: tuple[str, ...]) -> tuple[int, float]:
+    bounds = await connection.fetchrow(f"SELECT min(block_number), max(block_number), count(*) FROM {SCHEMA}.{table}")
+    if bounds is None or not bounds[2]:
+        return 0, 0.0
+    first, last, count = bounds
+    step = max(1, (last - first + 1) * FLOOR_BATCH // count)
+    seconds = 0.0
+    names = ", ".join(columns)
+    for start in range(first, last + 1, step):
+        parts: list[bytes] = []
+
+        async def keep(data: bytes, parts: list[bytes] = parts) -> None:
+            parts.append(data)
+
+        query = f"SELECT {names} FROM {SCHEMA}.{table} WHERE block_number >= $1 AND block_number < $2"
+        await connection.copy_from_query(query, start, start + step, output=keep, format="binary")
+
+        async def give(parts: list[bytes] = parts) -> AsyncIterator[bytes]:
+            yield b"".join(parts)
+
+        began = time.perf_counter()
+        await connection.copy_to_table(table, source=give(), columns=columns, schema_name="floor", format="binary")
+        seconds += time.perf_counter() - began
+    return count, seconds
+
+
+async def main() -> None:
+    """Measure one size, floor included."""
+    parser = argparse.ArgumentParser(prog="bench.backfill", description=__doc__)
+    parser.add_argument("--logs", type=int, default=200_000)
+    parser.add_argument("--latency-ms", type=float, default=0)
+    parser.add_argument(
+        "--untimed", action="store_true", help="logs without blockTimestamp: headers have to be asked for"
+    )
+    parser.add_argument("--no-floor", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="erc8004-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # where we are root, PostgreSQL may run as nobody
+        async with postgres(folder) as url:
+            how = {"latency_ms": args.latency_ms, "timed": not args.untimed}
+            outcome = await backfill(folder, url, args.logs, **how)
+            told = {"bench": "backfill", **how, **outcome}
+            if not args.no_floor:
+                least = await floor(url)
+                told |= {"floor": least, "of_floor": round(outcome["logs_per_second"] / least["logs_per_second"], 3)}
+            print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
