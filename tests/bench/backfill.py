@@ -1,7 +1,8 @@
-"""`python -m bench.backfill`: a whole backfill by the real daemon, from a prepared node into all tables. A JSON line each.
+"""`python -m bench.backfill`: a whole backfill by the real daemon, from a prepared node into all tables.
 
-The rows are counted and summed before a figure is told. The floor is measured in the same run, on the same server: binary
-COPY of the same ledger and typed rows, in batches as large, into tables with the same columns and indexes.
+The rows are counted and summed before a figure is told. The floor is measured in the same run, on the same server:
+binary COPY of the same ledger and typed rows, in batches as large, into tables with the same columns and indexes. With
+`--after` the projections are rebuilt from the ledger and Valkey is filled again, too. Prints a JSON line each.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import asyncpg
+from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, expected
 from processes import Program, Programs, chain_table
 
-from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, expected
 from indexer.core.rows import COLUMNS
 from indexer.embedded.postgres import postgres
 from indexer.store.database import SCHEMA
@@ -113,11 +115,9 @@ def _ratio(commits: list[dict[str, Any]]) -> float | None:
         return None
     costs = []
     for part in (commits[: quarter + 1], commits[-quarter - 1 :]):
-        first, last = (
-            time.mktime(time.strptime(one["timestamp"][:19], "%Y-%m-%dT%H:%M:%S")) for one in (part[0], part[-1])
-        )
-        costs.append((last - first) / sum(one["rows"] for one in part[1:]))
-    return round(costs[1] / costs[0], 2) if costs[0] else None
+        first, last = (datetime.fromisoformat(one["timestamp"]) for one in (part[0], part[-1]))
+        costs.append((last - first).total_seconds() / sum(one["rows"] for one in part[1:]))
+    return round(costs[1] / costs[0], 2)
 
 
 async def found(url: str) -> dict[str, int]:
@@ -128,6 +128,22 @@ async def found(url: str) -> dict[str, int]:
     finally:
         await connection.close()
     return dict(row)
+
+
+async def after(folder: Path, database_url: str) -> None:
+    """Time the commands that read all there is: projections from the ledger, Valkey from the projections."""
+    async with Programs(folder, DATABASE_URL=database_url) as programs:
+        for bench, words, rows in (
+            ("rebuild", ("reindex", "--rebuild"), "logs"),
+            ("publish", ("publish", "--rebuild"), "agents"),
+        ):
+            began = time.monotonic()
+            code, program = await programs.run(*words)
+            seconds = time.monotonic() - began
+            assert code == 0, program.stderr[-5:]
+            count = (await found(database_url))[rows]
+            told = {rows: count, "process_seconds": round(seconds, 2), f"{rows}_per_second": round(count / seconds)}
+            print(json.dumps({"bench": bench, **told}), flush=True)
 
 
 async def floor(url: str) -> dict[str, Any]:
@@ -173,28 +189,37 @@ async def _copy(connection: asyncpg.Connection, table: str, columns: tuple[str, 
     return count, seconds
 
 
-async def main() -> None:
-    """Measure one size, floor included."""
-    parser = argparse.ArgumentParser(prog="bench.backfill", description=__doc__)
-    parser.add_argument("--logs", type=int, default=200_000)
-    parser.add_argument("--latency-ms", type=float, default=0)
-    parser.add_argument(
-        "--untimed", action="store_true", help="logs without blockTimestamp: headers have to be asked for"
-    )
-    parser.add_argument("--no-floor", action="store_true")
-    args = parser.parse_args()
+async def run(
+    logs: int, *, latency_ms: float = 0, timed: bool = True, floored: bool = True, more: bool = False
+) -> None:
+    """Measure on a new database."""
+    how = {"latency_ms": latency_ms, "timed": timed}
     with tempfile.TemporaryDirectory(prefix="erc8004-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # where we are root, PostgreSQL may run as nobody
         async with postgres(folder) as url:
-            how = {"latency_ms": args.latency_ms, "timed": not args.untimed}
-            outcome = await backfill(folder, url, args.logs, **how)
+            outcome = await backfill(folder, url, logs, latency_ms=latency_ms, timed=timed)
             told = {"bench": "backfill", **how, **outcome}
-            if not args.no_floor:
+            if floored:
                 least = await floor(url)
                 told |= {"floor": least, "of_floor": round(outcome["logs_per_second"] / least["logs_per_second"], 3)}
             print(json.dumps(told), flush=True)
+            if more:
+                await after(folder, url)
+
+
+def main() -> None:
+    """Measure one size."""
+    parser = argparse.ArgumentParser(prog="bench.backfill", description=__doc__)
+    parser.add_argument("--logs", type=int, default=200_000)
+    parser.add_argument("--latency-ms", type=float, default=0)
+    parser.add_argument("--untimed", action="store_true", help="logs without blockTimestamp: headers are asked for")
+    parser.add_argument("--no-floor", action="store_true")
+    parser.add_argument("--after", action="store_true", help="rebuild and publish, too")
+    args = parser.parse_args()
+    how = {"latency_ms": args.latency_ms, "timed": not args.untimed, "floored": not args.no_floor}
+    asyncio.run(run(args.logs, more=args.after, **how))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -157,7 +157,7 @@ def _rlp(payload: bytes, offset: int) -> bytes:
 
 
 def block_hashes(count: int) -> list[str]:
-    """Return the hashes of `count` blocks, as hex without 0x, each of its header; the one before the first stands first."""
+    """Return the hashes of `count` blocks, hex without 0x, each of its header, after the first one's parent."""
     before = b"".join(_rlp(bytes([mark]) * size, 0x80) for mark, size in ((0x11, 32), (0x22, 20), (0x33, 32)))
     roots = b"".join(_rlp(bytes([mark]) * 32, 0x80) for mark in (0x44, 0x55))
     middle = before + roots + _rlp(b"\xff" * 256, 0x80) + b"\x80"

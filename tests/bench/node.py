@@ -1,4 +1,4 @@
-"""`python -m bench.node`: a JSON-RPC node over the history of `bench.mix`, its answers prepared as bytes in a mapped file.
+"""`python -m bench.node`: a JSON-RPC node over the history of `bench.mix`, its answers prepared in a mapped file.
 
 Limits as providers have them: 2,000 blocks and 10,000 logs a request. Prints its address as soon as it serves; the
 method `bench_figures` tells the seconds of CPU spent since then, and what was asked.
@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-
 from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_logs, header_json
 
 MAX_RANGE: Final = 2_000  # blocks
@@ -47,6 +46,9 @@ class Node:
     def _hash(self, number: int) -> str:
         return self._hashes[number - FIRST_BLOCK + 1]
 
+    def _number(self, block_hash: str) -> int:
+        return FIRST_BLOCK - 1 + self._hashes.index(block_hash[2:])
+
     async def serve(self, request: web.Request) -> web.Response:
         """Answer one HTTP request."""
         asked = msgspec.json.decode(await request.read())
@@ -71,6 +73,8 @@ class Node:
                 result = b'"0x6000"'
             case "eth_getBlockByNumber":
                 result = self._header(params[0])
+            case "eth_getBlockByHash":
+                result = self._header(hex(self._number(params[0])))
             case "eth_getLogs":
                 return self._logs_of(call["id"], params[0])
             case "bench_figures":
@@ -88,7 +92,7 @@ class Node:
 
     def _logs_of(self, call_id: int, query: dict[str, Any]) -> bytes:
         if "blockHash" in query:
-            first = last = FIRST_BLOCK - 1 + self._hashes.index(query["blockHash"][2:])
+            first = last = self._number(query["blockHash"])
         else:
             first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
         if last - first >= MAX_RANGE:
