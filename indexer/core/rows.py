@@ -48,6 +48,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "response_uri_raw", "response_hash", "tag", "tag_raw",
     ),
 }  # fmt: skip
+_AGENT: Final = COLUMNS["logs"].index("agent_uuid")
 TYPED_TABLES: Final = tuple(table for table in COLUMNS if table != "logs")
 
 _AGENT_FIELDS: Final = ("agentId", "tokenId", "_tokenId")
@@ -64,6 +65,11 @@ class Rows:
     def __getitem__(self, table: str) -> list[Row]:
         """Return the rows of one table."""
         return self.tables[table]
+
+    @property
+    def agents(self) -> list[UUID]:
+        """Return the agents that any log names, each once, in order of their keys."""
+        return sorted(agent for agent in {row[_AGENT] for row in self.tables["logs"]} if isinstance(agent, UUID))
 
 
 @dataclass(frozen=True, slots=True)

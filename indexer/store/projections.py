@@ -35,13 +35,15 @@ async def extend(
     to_block: int,
     tables: Collection[str],
     agents: Sequence[UUID] | None = None,
+    touched: Sequence[UUID] | None = None,
 ) -> None:
     """Apply the typed rows of a range above all that was applied before; `tables` are those with rows in it.
 
-    With `agents`, of them alone: then only theirs must all lie below.
+    With `agents`, of them alone: then only theirs must all lie below. `touched` are those that the range's logs name;
+    whoever knows them saves looking through the ledger.
     """
     scope = (chain_id, from_block, to_block, None if agents is None else list(agents))
-    await _apply(connection, scope, frozenset(tables))
+    await _apply(connection, scope, frozenset(tables), touched=touched)
 
 
 async def mend(connection: Connection, chain_id: int, agents: Sequence[UUID]) -> None:
@@ -63,9 +65,11 @@ async def _apply(
     tables: frozenset[str],
     *,
     totals_before: bool = True,
+    touched: Sequence[UUID] | None = None,
 ) -> None:
+    counted = scope if touched is None else (*scope[:3], touched)
     if totals_before:
-        await connection.execute(projection("totals"), *scope, -1)
+        await connection.execute(projection("totals"), *counted, -1)
     wanted = set(tables)
     for step, reads in _STEPS:
         if reads & wanted:
@@ -73,4 +77,4 @@ async def _apply(
             if step == "feedback" and result:
                 # An epoch that was opened takes rows out of the count, as revocations do.
                 wanted.add("revocations")
-    await connection.execute(projection("totals"), *scope, 1)
+    await connection.execute(projection("totals"), *counted, 1)

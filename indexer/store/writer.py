@@ -136,7 +136,8 @@ class Writer:
             await copy_rows(connection, table, rows)
         if rows.undecodable:
             await connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
-        await projections.extend(connection, self._chain_id, batch.range.from_block, batch.range.to_block, filled)
+        bounds = (batch.range.from_block, batch.range.to_block)
+        await projections.extend(connection, self._chain_id, *bounds, filled, touched=rows.agents)
 
     async def _announce(self, connection: Connection, at: Locked, batch: Batch, *, each: bool) -> None:
         first, last = batch.range.from_block, batch.range.to_block
