@@ -6,6 +6,7 @@ A crash anywhere repeats, never loses; an emptied, foreign or too old Valkey is 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,11 @@ log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 5.0
 # Two publishers of one chain meet only while its lease changes hands; the one that lost it ends soon.
 _GIVE_WAY_S: Final = 0.2
+# A pass longer than this follows a backfill, whose agents are touched again and again: it rests so many times as long, so
+# that the backfill has the machine to itself, and each agent is written a few times instead of once a batch.
+_LONG_PASS_S: Final = 0.5
+_RESTS: Final = 9
+_LONGEST_REST_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -128,25 +134,33 @@ class Publisher:
         poked = self._pokes[chain_id]
         while not is_cancelled():  # redis sends with the wait_for of Python 3.11, which loses one that comes late
             poked.clear()
-            await self._persist(chain_id)
+            spent_s = await self._persist(chain_id)
+            if spent_s > _LONG_PASS_S:
+                await asyncio.sleep(min(_RESTS * spent_s, _LONGEST_REST_S))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval_s):
                     await poked.wait()
 
-    async def _persist(self, chain_id: int) -> None:
-        """Catch up, however long it takes."""
+    async def _persist(self, chain_id: int) -> float:
+        """Catch up, however long it takes; return how long the try that did it took, in seconds."""
         retrying = AsyncRetrying(
             # Refused credentials too: `check` tells them at start, later someone may be changing them.
             retry=retry_if_exception_type((Retryable, SettingsError)),
             wait=wait_exponential_jitter(multiplier=0.1, max=_LONGEST_PAUSE_S, jitter=0.1),
             before_sleep=lambda attempt: self._tell_failure(chain_id, attempt),
         )
-        await retrying(self.catch_up, chain_id)
+        spent_s: float = await retrying(self._timed_catch_up, chain_id)
         state = self._states[chain_id]
         if state.error is not None:
             state.error = None
             if not self._failing():
                 log.info("publisher_recovered", chain_id=chain_id, failures=state.failures)
+        return spent_s
+
+    async def _timed_catch_up(self, chain_id: int) -> float:
+        began = time.monotonic()
+        await self.catch_up(chain_id)
+        return time.monotonic() - began
 
     def _tell_failure(self, chain_id: int, attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, expected
 from processes import Program, Programs, chain_table
 
 from indexer.core.rows import COLUMNS
-from indexer.embedded.postgres import postgres
+from indexer.embedded.postgres import EmbeddedPostgres, postgres
 from indexer.store.database import SCHEMA
 
 DEADLINE_S: Final = 3600.0
@@ -62,17 +63,32 @@ async def figures_of(url: str) -> dict[str, Any]:
         return (await answer.json())["result"]  # type: ignore[no-any-return]
 
 
-async def peak_rss(program: Program) -> int:
-    """Return the most resident memory of a process until it ends, in bytes."""
-    most, path = 0, Path(f"/proc/{program.pid}/status")
+async def held_by(program: Program) -> tuple[int, float]:
+    """Return the most resident memory of a process until it ends, in bytes, and the seconds of CPU it took, about."""
+    most, spent_s = 0, 0.0
     while program.process.returncode is None:
         try:
-            lines = path.read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
+            lines = Path(f"/proc/{program.pid}/status").read_text().splitlines()
+            spent_s = cpu_s(program.pid)
+        except (FileNotFoundError, ProcessLookupError, IndexError):
             break
         most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
         await asyncio.sleep(0.2)
-    return most
+    return most, spent_s
+
+
+def cpu_s(pid: int) -> float:
+    """Return the seconds of CPU that a process took, and those of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def postgres_cpu_s(folder: Path) -> float:
+    """Return the seconds of CPU of the server in `folder`: its main process and all others."""
+    main = EmbeddedPostgres(folder).pid()
+    assert main is not None
+    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    return sum(cpu_s(int(pid)) for pid in [main, *children])
 
 
 async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: float, timed: bool) -> dict[str, Any]:
@@ -83,16 +99,18 @@ async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: fl
         Programs(folder, DATABASE_URL=database_url) as programs,
     ):
         programs.configure(chain_table("local", url, chain_id=CHAIN_ID, start_block=FIRST_BLOCK))
-        began = time.monotonic()
+        began, postgres_began = time.monotonic(), postgres_cpu_s(folder)
         program = await programs.start("run", "--until", "head", "--json")
-        rss = asyncio.create_task(peak_rss(program))
+        held = asyncio.create_task(held_by(program))
         code = await program.ended(DEADLINE_S)
         seconds = time.monotonic() - began
         assert code == 0, program.stderr[-5:]
+        postgres_s = postgres_cpu_s(folder) - postgres_began
         spent = await figures_of(url)
         commits = [one for one in program.events if one["event"] == "batch_committed"]
     (chain,) = program.document["chains"]
     assert await found(database_url) == expected(blocks), (await found(database_url), expected(blocks))
+    rss, daemon_s = await held
     return {
         "logs": chain["logs"],
         "seconds": round(chain["seconds"], 2),
@@ -101,8 +119,11 @@ async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: fl
         "commits": len(commits),
         "commit_ms": round(sum(one["duration_ms"] for one in commits)),
         "first_and_last_quarter_ratio": _ratio(commits),
-        "peak_rss_mb": round(await rss / 2**20),
-        "node_cpu_s": round(spent["cpu_s"], 2),
+        "peak_rss_mb": round(rss / 2**20),
+        "cpu_us_per_log": {
+            name: round(seconds / logs * 1e6, 1)
+            for name, seconds in (("daemon", daemon_s), ("postgres", postgres_s), ("node", spent["cpu_s"]))
+        },
         "http_per_block": round(spent["http"] / blocks, 5),
         "calls_per_block": round(sum(spent["calls"].values()) / blocks, 5),
     }
