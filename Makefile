@@ -32,9 +32,9 @@ fmt:  ## put every file into the project's format
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
-bench:  ## measure decoding and committing on this machine: a JSON line each
+bench:  ## measure decoding, committing, backfills and live blocks on this machine: a JSON line each; ARGS="--logs 1000000"
 	@.ci/venv dev
-	@$(ALONE) PYTHONPATH=tests $(BIN)/python -m bench
+	@$(ALONE) PYTHONPATH=tests:tests/end_to_end $(BIN)/python -m bench $(ARGS)
 
 soak:  ## whole worlds from fresh seeds for SECONDS=600, two at a time; SEED="1 2" repeats some; LONG=1 is one world, measured
 	@.ci/venv dev

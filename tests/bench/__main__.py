@@ -1,26 +1,27 @@
-"""`make bench`: what decoding and committing cost on this machine, one JSON line each.
+"""`make bench`: what decoding, committing, backfilling and following cost on this machine, one JSON line each.
 
-Everything is real but the chain: PostgreSQL from the wheel with fsync on, the tables of today, feedback as the newest
-registry emits it. Nothing is fetched, so these are ceilings: a provider is usually slower.
+Everything is real but the chain: PostgreSQL from the wheel with fsync on, the tables of today, events as the newest
+registries emit them. Backfills and live blocks come over HTTP from a node on this machine, which takes its share of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
+from bench import backfill, live
+from bench.feedback import chain
 from ledger import Ledger, decoder
-from simulator.logs import form_log
-from workload import REPUTATION
 
-from indexer.core.types import Batch, BlockRange, BlockRef, RawLog
+from indexer.core.types import Batch, BlockRange
 from indexer.embedded.postgres import postgres
 from indexer.store.database import Database
 from indexer.store.migrations import migrate
@@ -28,38 +29,7 @@ from indexer.store.migrations import migrate
 DECODED_LOGS = 100_000
 BACKFILL_BATCHES, BACKFILL_BLOCKS, BACKFILL_LOGS = 50, 100, 10  # a batch is 100 blocks of 10 logs
 LIVE_BLOCKS, LIVE_LOGS = 500, 3
-AGENTS, CLIENTS = 500, 211
 ROLES = frozenset({"reputation"})
-
-
-def feedback() -> Iterator[tuple[tuple[bytes, ...], bytes]]:
-    """Draw topics and data of NewFeedback without end; the index of each pair ascends as the contract's does."""
-    texts = ("quality", "quality", "latency", "https://agent.example/x", "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3")
-    model = form_log(REPUTATION, "reputation/new_feedback", 0, bytes(20), 0, 87, 0, *texts, bytes(range(32)))
-    for n in count():
-        index = 1 + n // (AGENTS * CLIENTS)
-        agent, client = (n % AGENTS).to_bytes(32), (1 + n % CLIENTS).to_bytes(32)
-        value = (n * 7 % 101).to_bytes(32)
-        topics = (model.topics[0], agent, client, model.topics[3])
-        yield topics, index.to_bytes(32) + value + model.data[64:]
-
-
-def chain(logs_per_block: int) -> Iterator[tuple[BlockRef, list[RawLog]]]:
-    """Draw blocks from 0 on without end, each with its logs."""
-    drawn = feedback()
-    for number in count():
-        block = BlockRef(number, _hash(number + 1), _hash(number), 1_700_000_000 + 12 * number)
-        logs = [
-            RawLog(
-                number, index, block.hash, _hash(number << 20 | index), index, REPUTATION, topics, data, block.timestamp
-            )
-            for index, (topics, data) in enumerate(islice(drawn, logs_per_block))
-        ]
-        yield block, logs
-
-
-def _hash(number: int) -> bytes:
-    return number.to_bytes(32)
 
 
 def report(bench: str, logs: int, seconds: float, **more: object) -> None:
@@ -110,13 +80,27 @@ async def bench_commits(folder: Path) -> None:
         await bench_commit(url, "commit_live", batches=LIVE_BLOCKS, blocks=1, logs=LIVE_LOGS, live=True)
 
 
+async def bench_backfills(logs: int) -> None:
+    """Backfill from a quick node, a usual one and a slow one, and from one whose logs tell no time."""
+    for latency_ms in (0, 20, 100):
+        await backfill.run(logs, latency_ms=latency_ms, timed=True, floored=not latency_ms, more=not latency_ms)
+    await backfill.run(logs, latency_ms=0, timed=False, floored=False, more=False)
+
+
 def main() -> None:
     """Run all of them, the machine first."""
-    print(json.dumps({"bench": "machine", "cpus": os.cpu_count(), "python": platform.python_version()}))
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--logs", type=int, default=200_000, help="of each backfill (default 200000)")
+    args = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "commit": commit.stdout.strip()}
+    print(json.dumps({"bench": "machine", **machine}), flush=True)
     bench_decode()
     with tempfile.TemporaryDirectory(prefix="erc8004-bench-") as folder:
         Path(folder).chmod(0o755)  # where we are root, PostgreSQL may run as nobody
         asyncio.run(bench_commits(Path(folder)))
+    asyncio.run(live.main())
+    asyncio.run(bench_backfills(args.logs))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import asyncpg
 import structlog
-from bench.__main__ import feedback
+from bench.feedback import feedback
 from indexing import open_worker
 from simulator import SimChain, SimLog, SimNode
 from workload import REPUTATION
@@ -75,7 +75,7 @@ async def measure(url: str, chain_id: int, logs: int, blocks: int) -> None:
                     await watch.committed.wait()
                     watch.committed.clear()
             took_ms.append((time.perf_counter() - watch.told[number]) * 1000)
-        requests = node.http_requests / blocks
+        asked = node.calls["eth_getLogs"] / blocks
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
     await reader.close()
@@ -83,7 +83,7 @@ async def measure(url: str, chain_id: int, logs: int, blocks: int) -> None:
     took_ms.sort()
     middle, slow = (round(took_ms[int(len(took_ms) * part)], 1) for part in (0.5, 0.99))
     told = {"bench": "live", "logs_per_block": logs, "blocks": blocks, "p50_ms": middle, "p99_ms": slow}
-    print(json.dumps(told | {"http_per_block": round(requests, 2)}), flush=True)
+    print(json.dumps(told | {"logs_requests_per_block": round(asked, 2)}), flush=True)
 
 
 async def main() -> None:
