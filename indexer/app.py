@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import structlog
 
+from indexer.aside import share_the_processor
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.publisher import Publisher
@@ -49,6 +50,7 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
 
     Raises SettingsError, and with `until` whatever cannot be reached.
     """
+    share_the_processor()
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
         daemon = await _until_stopped(Daemon.open(stack, settings, until=until, no_wait=no_wait), stop)

@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from indexer.aside import aside
 from indexer.chain.refusals import Inconsistent, ShrinkRange, Transport
 from indexer.core.ranges import SpanState, after_failure, after_refusal, after_success
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
@@ -128,7 +129,7 @@ async def one_ahead(batches: AsyncGenerator[Batch], work: Callable[[Batch], T]) 
 
     async def step() -> tuple[Batch, T] | None:
         batch = await anext(batches, None)
-        return None if batch is None else (batch, work(batch))
+        return None if batch is None else (batch, await aside(lambda: work(batch), len(batch.logs)))
 
     following = asyncio.create_task(step())
     try:

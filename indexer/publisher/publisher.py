@@ -31,8 +31,8 @@ log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 5.0
 # Two publishers of one chain meet only while its lease changes hands; the one that lost it ends soon.
 _GIVE_WAY_S: Final = 0.2
-# A pass longer than this follows a backfill, whose agents are touched again and again: it rests so many times as long, so
-# that the backfill has the machine to itself, and each agent is written a few times instead of once a batch.
+# A pass longer than this follows a backfill, whose agents are touched again and again: it rests so many times as long,
+# so that the backfill has the machine to itself, and each agent is written a few times instead of once a batch.
 _LONG_PASS_S: Final = 0.5
 _RESTS: Final = 9
 _LONGEST_REST_S: Final = 30.0

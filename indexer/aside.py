@@ -1,0 +1,24 @@
+"""Work that takes long, beside the event loop: the database is served while logs are decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_WORTH_IT: Final = 300  # logs; below, it is done before a thread has begun
+# A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms).
+_SWITCH_S: Final = 0.000_5
+
+
+def share_the_processor() -> None:
+    """Have threads give way to each other quickly; for the whole process."""
+    sys.setswitchinterval(_SWITCH_S)
+
+
+async def aside(work: Callable[[], T], logs: int) -> T:
+    """Do what `logs` logs ask for: at once where they are few, else in a thread."""
+    return work() if logs < _WORTH_IT else await asyncio.to_thread(work)
