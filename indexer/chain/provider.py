@@ -18,6 +18,7 @@ import msgspec
 
 from indexer.chain.batching import BatchSize
 from indexer.chain.codec import ENVELOPES, Envelope, ErrorJson
+from indexer.chain.cuts import Cuts
 from indexer.chain.pace import Pace
 from indexer.chain.refusals import (
     RANGE_METHODS,
@@ -69,6 +70,7 @@ class Provider:
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self.host = urlsplit(url).hostname or "?"
         self.batches = BatchSize()
+        self.cuts = Cuts()
         self.span_cap: int | None = None  # blocks a getLogs, where the provider has a rule
         self.max_addresses: int | None = None
         self.log_times = True  # blockTimestamp of its logs can be relied on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from indexer.chain import checks, codec
 from indexer.chain.codec import Header, HeaderJson, hexed
@@ -23,18 +23,12 @@ from indexer.chain.refusals import (
 from indexer.core.ranges import halves
 from indexer.core.types import BlockRange, BlockRef, RawLog
 
-ROUND_CAPS: Final = frozenset(
-    {1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000}
-)  # where silent cuts are made (F20)
-MIN_CUT: Final = 100  # logs; the same smaller count twice is no sign of a cut
-
 
 class Reader:
     """Reads from the provider that it is given. Every method may raise a ProviderError."""
 
     def __init__(self, proof: checks.HeaderProof) -> None:
         self._proof = proof
-        self._largest: dict[Provider, int] = {}
 
     def header(self, provider: Provider, answer: HeaderJson | ProviderError | None) -> Header | None:
         """Decode one answer and hold it against its hash; None where the provider does not have the block."""
@@ -79,8 +73,8 @@ class Reader:
             logs = await _logs_of_receipts(provider, head, question.addresses)
         else:
             logs = [log for answer in answers for log in answer]
-            if [answer for answer in answers if self._may_be_cut(provider, len(answer))]:
-                logs = await self._uncut(provider, head, question, logs)
+            if (doubt := provider.cuts.doubt([len(answer) for answer in answers])) is not None:
+                logs = await self._uncut(provider, head, question, logs, doubt)
         checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
         return await self._complete(provider, head, checks.in_order(provider.host, logs))
 
@@ -103,7 +97,7 @@ class Reader:
     async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]] | ShrinkRange]:
         """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused."""
         while True:
-            calls: list[Call[Any]] = [question.header_call(), *question.logs_calls(provider.max_addresses)]
+            calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
             header_answer, *answers = await provider.batch(calls)
             head = self._last_header(provider, question, header_answer)
             try:
@@ -128,31 +122,27 @@ class Reader:
         question.check_asked(provider.host, head)
         return head
 
-    def _may_be_cut(self, provider: Provider, count: int) -> bool:
-        """Say whether an answer of so many logs may lack some (fault F20).
+    async def _uncut(
+        self, provider: Provider, head: Header, question: Question, logs: list[RawLog], doubt: int
+    ) -> list[RawLog]:
+        """Ask again in halves, one block by its receipts, as answers of `doubt` logs may be cut (fault F20).
 
-        So it may at a count where cuts are usual, and at the largest that this provider ever gave, as a cut shows
-        itself by the same count again.
+        Raises TooManyResults where there is more than `logs`, or a half is as large: a cut would show the same.
         """
-        largest = self._largest.get(provider, MIN_CUT - 1)
-        self._largest[provider] = max(largest, count)
-        return count in ROUND_CAPS or (count == largest and count >= MIN_CUT)
-
-    async def _uncut(self, provider: Provider, head: Header, question: Question, logs: list[RawLog]) -> list[RawLog]:
-        """Ask again in halves, one block by its receipts; raises TooManyResults where there is more than `logs`."""
         if len(question.wanted) == 1:
             try:
                 return await _logs_of_receipts(provider, head, question.addresses)
             except MethodMissing:
                 return logs
-        count = 0
+        counts: list[int] = []
         for half in halves(question.wanted):
             _, parts = await self._ask(provider, replace(question, wanted=half))
             if isinstance(parts, ShrinkRange):
                 raise parts
-            count += sum(map(len, parts))
-        if count != len(logs):
-            raise TooManyResults(provider.host, f"gave {len(logs)} logs of at least {count}")
+            counts += map(len, parts)
+        if sum(counts) != len(logs) or max(counts) >= doubt:
+            raise TooManyResults(provider.host, f"may have cut an answer at {doubt} logs")
+        provider.cuts.proved_whole(doubt, len(question.wanted))
         return logs
 
     async def _complete(self, provider: Provider, head: Header, logs: list[RawLog]) -> Fetched:
@@ -168,6 +158,14 @@ class Reader:
         checks.check_links(provider.host, known)
         self._proof.check_blooms(provider.host, known, logs)
         return Fetched(provider, head, known, tuple(logs))
+
+
+def _logs_calls(provider: Provider, question: Question) -> list[Call[Any]]:
+    """Ask for the logs of all blocks at once, or of both halves where that spares asking again."""
+    parts = [question]
+    if provider.cuts.halves_spare_doubt(len(question.wanted)):
+        parts = [replace(question, wanted=half) for half in halves(question.wanted)]
+    return [call for part in parts for call in part.logs_calls(provider.max_addresses)]
 
 
 def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> None:
