@@ -57,6 +57,17 @@ class Call(Generic[T]):
     decoder: msgspec.json.Decoder[T]
 
 
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[T]):
+    """The results of several calls in order; a refusal of one call is its result.
+
+    `together`: they came in one HTTP response, and so, most likely, from one node.
+    """
+
+    results: list[T | ProviderError]
+    together: bool
+
+
 class Provider:
     """An endpoint and what was learned about it. Errors and logs know it by its host name alone."""
 
@@ -93,9 +104,13 @@ class Provider:
         return result
 
     async def batch(self, calls: Sequence[Call[T]]) -> list[T | ProviderError]:
-        """Ask several things in one HTTP request, or in as few as the provider takes; results in order.
+        """Ask as `ask` does, and return the results."""
+        return (await self.ask(calls)).results
 
-        A refusal of one call is its result; raises ProviderError only where nothing usable came back.
+    async def ask(self, calls: Sequence[Call[T]]) -> Answers[T]:
+        """Ask several things in one HTTP request, or in as few as the provider takes.
+
+        Raises ProviderError only where nothing usable came back.
         """
         size = min(self.batches.calls, max(1, len(calls)))
         while True:
@@ -107,7 +122,7 @@ class Provider:
                 size = self.batches.smaller(size)
                 continue
             self.batches.worked(size, len(calls))  # remembered only now that it worked
-            return results
+            return Answers(results, together=len(calls) <= size)
 
     async def _in_chunks(self, calls: Sequence[Call[T]], size: int) -> list[T | ProviderError]:
         chunks = [calls[start : start + size] for start in range(0, len(calls), size)]

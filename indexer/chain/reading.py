@@ -98,16 +98,17 @@ class Reader:
         """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused."""
         while True:
             calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
-            header_answer, *answers = await provider.batch(calls)
+            answers = await provider.ask(calls)
+            header_answer, *logs_answers = answers.results
             head = self._last_header(provider, question, header_answer)
             try:
-                parts = [raw_logs(provider.host, answer) for answer in answers]
+                parts = [raw_logs(provider.host, answer) for answer in logs_answers]
             except ShrinkRange as refusal:
                 return head, refusal
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, len(question.addresses))
                 continue
-            if len(calls) > provider.batches.calls and question.block is None:
+            if not answers.together and question.block is None:
                 # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
                 (later,) = await provider.batch([question.header_call()])
                 again = self._last_header(provider, question, later)

@@ -268,6 +268,27 @@ async def test_node_that_falls_behind_between_single_requests_is_not_believed(ch
             assert (await source.fetch(ALL, OURS)).logs == truth(chain, ALL)
 
 
+async def test_node_that_always_falls_behind_is_never_believed_though_larger_batches_are_tried(chain: SimChain) -> None:
+    """F1: now and then a larger batch is tried again, and refused."""
+    wanted = BlockRange(0, 5)
+    async with SimNode(chain, max_batch=1) as node, source_of(node, proof="off") as source:
+
+        def fall_behind(method: str, params: list[Any], answer: Any) -> Any:
+            if method != "eth_getLogs":
+                return answer
+            node.knobs.lag_blocks = 18
+            return node.answer(method, params)
+
+        node.intercept = fall_behind
+        for _ in range(60):
+            node.knobs.lag_blocks = 0
+            with pytest.raises(PastHead):
+                await source.fetch(wanted, OURS)
+
+        node.intercept, node.knobs.lag_blocks = None, 0
+        assert (await source.fetch(wanted, OURS)).logs == truth(chain, wanted)
+
+
 async def test_rule_that_is_wrong_by_one_is_learned(chain: SimChain) -> None:
     """F19: "limited to 11 blocks", and 11 are refused."""
     text = RangeText("block range is too large, limited to {limit} blocks", printed_above=1)
