@@ -16,7 +16,7 @@ from indexer.chain.proving import ReceiptsProof
 from indexer.chain.questions import Fetched, Question
 from indexer.chain.reading import Reader
 from indexer.chain.receipts import identity_of
-from indexer.chain.refusals import Inconsistent, TimedOut, TooManyResults
+from indexer.chain.refusals import Inconsistent, ProviderError, TimedOut, TooManyResults
 from indexer.core.types import Batch, BlockRange, BlockRef, RawLog
 
 HEADERS_AT_ONCE: Final = 500  # 3 kB each, several ranges in flight
@@ -116,7 +116,7 @@ class LogFetch:
     async def _fetch(self, question: Question) -> Fetched:
         """Fetch, and hold the last block against its bloom: where that speaks for more, it is asked for again."""
         fetched = await self._fetch_once(question, avoid=None)
-        if not self._lacks(fetched.head, _told(fetched.logs), question.addresses):
+        if not self._lacks(fetched.head, _told(_last_logs(fetched)), question.addresses):
             return fetched
         said = (await self._fetch_once(_last_of(fetched, question), avoid=fetched.provider)).logs
         if not _besides(said, fetched):  # blooms may speak falsely
@@ -133,9 +133,16 @@ class LogFetch:
                 lambda provider: self._reader.logs(provider, question), avoid=avoid, from_block=first
             )
         except TimedOut as error:
-            if len(question.wanted) == 1:
-                raise
-            raise TooManyResults(error.host, error.text) from error
+            if len(question.wanted) > 1:
+                raise TooManyResults(error.host, error.text) from error
+            return await self._by_receipts(question, error)
+
+    async def _by_receipts(self, question: Question, refusal: ProviderError) -> Fetched:
+        """Read one block for whose logs no provider had the time; raises the refusal where none has its receipts."""
+        try:
+            return await self._pool.run(lambda provider: self._reader.logs_by_receipts(provider, question))
+        except ProviderError as error:
+            raise refusal from error
 
     def _lacks(self, header: Header, told: Collection[tuple[int, bytes]], addresses: Iterable[bytes]) -> bool:
         """Say whether a bloom speaks for an address that gave no log in its block (fault F3)."""

@@ -18,6 +18,7 @@ import msgspec
 
 from indexer.chain.batching import BatchSize
 from indexer.chain.codec import ENVELOPES, Envelope, ErrorJson
+from indexer.chain.cuts import Cuts
 from indexer.chain.pace import Pace
 from indexer.chain.refusals import (
     RANGE_METHODS,
@@ -44,6 +45,7 @@ MAX_BODY_BYTES: Final = (
 CHUNK_TRIES: Final = 3  # of each request of many: one passing fault shall not undo all the others
 MAX_PARALLEL: Final = 8  # single requests at a time, where batches are refused
 MIN_SECRET: Final = 8  # characters; shorter parts of an URL are words like "v2" or "rpc"
+MAX_ID_DIGITS: Final = 20
 MAX_ERROR_TEXT: Final = 2_000  # characters of an error body that are searched for known texts
 
 
@@ -54,6 +56,17 @@ class Call(Generic[T]):
     method: str
     params: list[Any]
     decoder: msgspec.json.Decoder[T]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[T]):
+    """The results of several calls in order; a refusal of one call is its result.
+
+    `together`: they came in one HTTP response, and so, most likely, from one node.
+    """
+
+    results: list[T | ProviderError]
+    together: bool
 
 
 class Provider:
@@ -69,6 +82,7 @@ class Provider:
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self.host = urlsplit(url).hostname or "?"
         self.batches = BatchSize()
+        self.cuts = Cuts()
         self.span_cap: int | None = None  # blocks a getLogs, where the provider has a rule
         self.max_addresses: int | None = None
         self.log_times = True  # blockTimestamp of its logs can be relied on
@@ -91,9 +105,13 @@ class Provider:
         return result
 
     async def batch(self, calls: Sequence[Call[T]]) -> list[T | ProviderError]:
-        """Ask several things in one HTTP request, or in as few as the provider takes; results in order.
+        """Ask as `ask` does, and return the results."""
+        return (await self.ask(calls)).results
 
-        A refusal of one call is its result; raises ProviderError only where nothing usable came back.
+    async def ask(self, calls: Sequence[Call[T]]) -> Answers[T]:
+        """Ask several things in one HTTP request, or in as few as the provider takes.
+
+        Raises ProviderError only where nothing usable came back.
         """
         size = min(self.batches.calls, max(1, len(calls)))
         while True:
@@ -105,7 +123,7 @@ class Provider:
                 size = self.batches.smaller(size)
                 continue
             self.batches.worked(size, len(calls))  # remembered only now that it worked
-            return results
+            return Answers(results, together=len(calls) <= size)
 
     async def _in_chunks(self, calls: Sequence[Call[T]], size: int) -> list[T | ProviderError]:
         chunks = [calls[start : start + size] for start in range(0, len(calls), size)]
@@ -152,9 +170,13 @@ class Provider:
             decoded = ENVELOPES.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._unusable(answer, calls) from error
+        except RecursionError as error:
+            raise Inconsistent(self.host, _TOO_DEEP) from error
         if isinstance(decoded, list):
             if not decoded:
                 raise Inconsistent(self.host, "answered a batch with nothing")
+            if len(decoded) == 1 < len(calls) and decoded[0].error is not None:  # so geth refuses a batch
+                raise self._unusable(answer, calls, decoded[0].error)
             return decoded
         if len(calls) > 1 or not (decoded.result or decoded.error):
             raise self._unusable(answer, calls, decoded.error)
@@ -178,6 +200,8 @@ class Provider:
             return call.decoder.decode(envelope.result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Inconsistent(self.host, f"{call.method} answered something malformed: {self._clean(str(error))}")
+        except RecursionError:
+            return Inconsistent(self.host, _TOO_DEEP)
 
     def _failure(self, method: str, answer: _Answer, error: ErrorJson | str | None) -> Failure:
         code = None
@@ -236,6 +260,7 @@ class _Answer:
 
 
 _HEADERS: Final = {"Content-Type": "application/json", "Accept": "application/json"}
+_TOO_DEEP: Final = "answered JSON that is nested too deep"
 _URL: Final = re.compile(r"(?:https?|wss?)://\S+", re.IGNORECASE)
 
 
@@ -254,7 +279,9 @@ def _leading_method(calls: Sequence[Call[T]]) -> str:
 
 
 def _plain_id(call_id: int | str | None) -> int | str | None:
-    return int(call_id) if isinstance(call_id, str) and call_id.isdecimal() else call_id
+    """Read an id that came back as text; one of more digits than we count to is none of ours, and slow to read."""
+    short = isinstance(call_id, str) and len(call_id) <= MAX_ID_DIGITS and call_id.isdecimal()
+    return int(call_id) if short and call_id is not None else call_id
 
 
 def _raised(outcome: list[T | ProviderError] | ProviderError) -> list[T | ProviderError]:

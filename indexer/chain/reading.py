@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from msgspec import structs
 
+from indexer.aside import aside
 from indexer.chain import checks, codec
-from indexer.chain.codec import Header, HeaderJson, hexed
+from indexer.chain.codec import Header, HeaderJson, LogJson, ReceiptJson
 from indexer.chain.provider import Call, Provider
 from indexer.chain.questions import Fetched, Question, checked_logs, header_call, raw_logs
 from indexer.chain.refusals import (
@@ -25,18 +26,12 @@ from indexer.chain.refusals import (
 from indexer.core.ranges import halves
 from indexer.core.types import BlockRange, BlockRef, RawLog
 
-ROUND_CAPS: Final = frozenset(
-    {1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000}
-)  # where silent cuts are made (F20)
-MIN_CUT: Final = 100  # logs; the same smaller count twice is no sign of a cut
-
 
 class Reader:
     """Reads from the provider that it is given. Every method may raise a ProviderError."""
 
     def __init__(self, proof: checks.HeaderProof) -> None:
         self._proof = proof
-        self._largest: dict[Provider, int] = {}
 
     def header(self, provider: Provider, answer: HeaderJson | ProviderError | None) -> Header | None:
         """Decode one answer and hold it against its hash; None where the provider does not have the block."""
@@ -73,17 +68,25 @@ class Reader:
         wanted = question.wanted
         if provider.span_cap is not None and len(wanted) > provider.span_cap:
             raise RangeTooLarge(provider.host, f"at most {provider.span_cap} blocks at a time", (provider.span_cap,))
-        head, answers = await self._ask(provider, question)
-        if isinstance(answers, ShrinkRange):
-            if len(wanted) > 1:
-                _learn_cap(provider, answers, wanted)
-                raise answers
-            logs = await _logs_of_receipts(provider, head, question.addresses)
-        else:
-            logs = [log for answer in answers for log in answer]
-            if [answer for answer in answers if self._may_be_cut(provider, len(answer))]:
-                logs = await self._uncut(provider, head, question, logs)
+        try:
+            head, answers = await self._ask(provider, question)
+        except ShrinkRange as refusal:
+            if len(wanted) == 1:
+                return await self.logs_by_receipts(provider, question)
+            _learn_cap(provider, refusal, wanted)
+            raise
+        logs = [log for answer in answers for log in answer]
+        if (doubt := provider.cuts.doubt([len(answer) for answer in answers])) is not None:
+            logs = await self._uncut(provider, question, logs, doubt)
         checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
+        return await self._complete(provider, head, checks.in_order(provider.host, logs))
+
+    async def logs_by_receipts(self, provider: Provider, question: Question) -> Fetched:
+        """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
+        calls: list[Call[Any]] = [question.header_call(), question.receipts_call()]
+        header_answer, receipts = await provider.batch(calls)
+        head = self._last_header(provider, question, header_answer)
+        logs = _logs_in(provider, head, receipts, frozenset(question.addresses))
         return await self._complete(provider, head, checks.in_order(provider.host, logs))
 
     async def logs_of_blocks(
@@ -92,30 +95,34 @@ class Reader:
         """Read the logs of exactly these blocks, in one request; a node that lacks one of them says so."""
         questions = [Question(BlockRange(block.number, block.number), addresses, block) for block in blocks]
         while True:
+            used = _addresses_a_call(provider, addresses)
             calls = [call for question in questions for call in question.logs_calls(provider.max_addresses)]
             try:
                 logs = [log for answer in await provider.batch(calls) for log in raw_logs(provider.host, answer)]
             except AddressLimit as refusal:
-                _learn_addresses(provider, refusal, len(addresses))
+                _learn_addresses(provider, refusal, used)
                 continue
             within = BlockRange(blocks[0].number, blocks[-1].number)
             checks.check_filter(provider.host, logs, within, frozenset(addresses))
             return logs
 
-    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]] | ShrinkRange]:
-        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused."""
+    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]]]:
+        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused.
+
+        Raises what refuses all of the request or a part of it, ShrinkRange among that.
+        """
         while True:
-            calls: list[Call[Any]] = [question.header_call(), *question.logs_calls(provider.max_addresses)]
-            header_answer, *answers = await provider.batch(calls)
-            head = self._last_header(provider, question, header_answer)
+            used = _addresses_a_call(provider, question.addresses)
+            calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
             try:
-                parts = [raw_logs(provider.host, answer) for answer in answers]
-            except ShrinkRange as refusal:
-                return head, refusal
+                answers = await provider.ask(calls)
+                header_answer, *logs_answers = answers.results
+                head = self._last_header(provider, question, header_answer)
+                parts = [await _raw_logs(provider.host, answer) for answer in logs_answers]
             except AddressLimit as refusal:
-                _learn_addresses(provider, refusal, len(question.addresses))
+                _learn_addresses(provider, refusal, used)
                 continue
-            if len(calls) > provider.batches.calls and question.block is None:
+            if not answers.together and question.block is None:
                 # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
                 (later,) = await provider.batch([question.header_call()])
                 again = self._last_header(provider, question, later)
@@ -130,31 +137,23 @@ class Reader:
         question.check_asked(provider.host, head)
         return head
 
-    def _may_be_cut(self, provider: Provider, count: int) -> bool:
-        """Say whether an answer of so many logs may lack some (fault F20).
+    async def _uncut(self, provider: Provider, question: Question, logs: list[RawLog], doubt: int) -> list[RawLog]:
+        """Ask again in halves, one block by its receipts, as answers of `doubt` logs may be cut (fault F20).
 
-        So it may at a count where cuts are usual, and at the largest that this provider ever gave, as a cut shows
-        itself by the same count again.
+        Raises TooManyResults where there is more than `logs`, or a half is as large: a cut would show the same.
         """
-        largest = self._largest.get(provider, MIN_CUT - 1)
-        self._largest[provider] = max(largest, count)
-        return count in ROUND_CAPS or (count == largest and count >= MIN_CUT)
-
-    async def _uncut(self, provider: Provider, head: Header, question: Question, logs: list[RawLog]) -> list[RawLog]:
-        """Ask again in halves, one block by its receipts; raises TooManyResults where there is more than `logs`."""
         if len(question.wanted) == 1:
             try:
-                return await _logs_of_receipts(provider, head, question.addresses)
+                return list((await self.logs_by_receipts(provider, question)).logs)
             except MethodMissing:
                 return logs
-        count = 0
+        counts: list[int] = []
         for half in halves(question.wanted):
             _, parts = await self._ask(provider, replace(question, wanted=half))
-            if isinstance(parts, ShrinkRange):
-                raise parts
-            count += sum(map(len, parts))
-        if count != len(logs):
-            raise TooManyResults(provider.host, f"gave {len(logs)} logs of at least {count}")
+            counts += map(len, parts)
+        if sum(counts) != len(logs) or max(counts) >= doubt:
+            raise TooManyResults(provider.host, f"may have cut an answer at {doubt} logs")
+        provider.cuts.proved_whole(doubt, len(question.wanted))
         return logs
 
     async def _complete(self, provider: Provider, head: Header, logs: list[RawLog]) -> Fetched:
@@ -172,12 +171,27 @@ class Reader:
         return Fetched(provider, head, known, tuple(logs))
 
 
-def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> None:
-    """Halve the addresses a call; raises the refusal where there was but one."""
-    chunk = provider.max_addresses or asked
-    if chunk == 1:
+def _logs_calls(provider: Provider, question: Question) -> list[Call[Any]]:
+    """Ask for the logs of all blocks at once, or of both halves where that spares asking again."""
+    parts = [question]
+    if provider.cuts.halves_spare_doubt(len(question.wanted)):
+        parts = [replace(question, wanted=half) for half in halves(question.wanted)]
+    return [call for part in parts for call in part.logs_calls(provider.max_addresses)]
+
+
+def _addresses_a_call(provider: Provider, addresses: Sequence[bytes]) -> int:
+    return min(provider.max_addresses or len(addresses), len(addresses))
+
+
+async def _raw_logs(host: str, answer: list[LogJson] | ProviderError | None) -> list[RawLog]:
+    return await aside(lambda: raw_logs(host, answer), len(answer) if isinstance(answer, list) else 0)
+
+
+def _learn_addresses(provider: Provider, refusal: AddressLimit, used: int) -> None:
+    """Halve what was `used` in a call, however many calls under way are refused; raises the refusal where it was 1."""
+    if used <= 1:
         raise refusal
-    provider.max_addresses = chunk // 2
+    provider.max_addresses = min(provider.max_addresses or used, used // 2)
 
 
 def _learn_cap(provider: Provider, refusal: ShrinkRange, wanted: BlockRange) -> None:
@@ -193,12 +207,14 @@ def _timed(provider: Provider, logs: Sequence[RawLog], head: Header) -> bool:
     return provider.log_times and all(log.timestamp for log in logs)
 
 
-async def _logs_of_receipts(provider: Provider, head: Header, addresses: Sequence[bytes]) -> list[RawLog]:
-    """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
-    receipts = await provider.call(Call("eth_getBlockReceipts", [hexed(head.ref.hash)], codec.RECEIPTS))
+def _logs_in(
+    provider: Provider, head: Header, receipts: list[ReceiptJson] | ProviderError | None, addresses: frozenset[bytes]
+) -> list[RawLog]:
+    """Return the logs of these addresses in the receipts of a block. Raises the error that came, or PastHead."""
+    if isinstance(receipts, ProviderError):
+        raise receipts
     if receipts is None:
         raise PastHead(provider.host, f"has no receipts of block {head.ref.number}")
-    wanted = frozenset(addresses)
     logs = [log for receipt in receipts for log in checked_logs(provider.host, receipt.logs)]
     checks.check_hashes(provider.host, logs, {head.ref.number: head})
-    return [log for log in logs if log.address in wanted]
+    return [log for log in logs if log.address in addresses]

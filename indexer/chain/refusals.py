@@ -185,7 +185,7 @@ def _fixed(*spans: int) -> Spans:
     return lambda _match: spans
 
 
-_N: Final = r"(?P<n>\d[\d,._']*)(?P<k>k)?"
+_N: Final = r"(?P<n>(?>\d[\d,._']*))(?P<k>k)?"  # whole or not at all: what follows says what is counted
 _A_TO_B: Final = r"(?P<a>0x[0-9a-f]+|\d+)\s*(?:,|-|to)\s*(?P<b>0x[0-9a-f]+|\d+)"
 
 
@@ -225,7 +225,8 @@ RANGE_TEXTS: Final = (
     _row(rf"block range is larger than max block range.*max block range = {_N}", _count),  # Morph
     _row(rf"ranges over {_N} blocks are not supported", _count),  # dRPC free
     _row(rf"range \d+ exceeds limit of {_N}", _count),  # Infura 2026
-    _row(rf"limited to (?:a |an )?{_N}(?!\w* (?:request|call|result|log))", _count),  # QuickNode, 1RPC, Blast, BlockPI
+    _row(rf"limited to (?:an? )?{_N}[ -]?(?:\w+ )?(?:blocks?|range)\b", _count),  # QuickNode, 1RPC, Blast, BlockPI
+    _row(rf"(?:range|blocks?) (?:is |are )?limited to {_N}(?!\s*[a-z/])", _count),
     _row(r"block range limit exceeded", _fixed(10_000, 100)),  # Chainstack
     _row(r"block range is too wide", _fixed(3000)),  # Ankr
     _row(r"block range is too large"),  # Optimism, Base
@@ -242,6 +243,7 @@ RESULT_TEXTS: Final = (
     _row(r"more than [\d,._]+ logs|[\d,._]+ logs returned|too many logs|logs over more"),  # HyperRPC
     _row(r"(?:response|message) is too big|is too big|backend response too large|response too large"),  # reth, Optimism
     _row(r"no backend is currently healthy to serve traffic"),  # Optimism, Base
+    _row(rf"limited to (?:an? )?{_N} (?:result|log|event|item|entr|record|bytes|[km]i?b\b)"),
     _row(r"too many results|try paginating|request entity too large"),
     _row(r"query time-?out exceeded|query timed out|execution (?:timeout|aborted)"),  # geth and proxies
 )
@@ -280,7 +282,9 @@ BILLING_TEXTS: Final = (
 
 RATE_TEXTS: Final = (
     _row(r"rate.?limit|too many requests|exceeded its compute units|quota|throughput|requests per second"),
-    _row(r"daily request count exceeded|limit of [\d,._]+ (?:requests|calls)|limited to [\d,._]+ (?:requests|calls)"),
+    _row(r"daily request count exceeded|limit of [\d,._]+ (?:requests|calls)"),
+    _row(rf"limited to (?:an? )?{_N} ?(?:req|calls?\b|quer|[rtq]ps\b|cups?\b|compute|credit)"),
+    _row(rf"limited to (?:an? )?{_N} ?[\w ]*(?:/|\bper |\ban? |\beach )(?:s|sec|second|min|minute|hour|day)\b"),
     _row(r"request limit|capacity (?:limit )?exceeded|slow down"),
 )
 

@@ -16,7 +16,9 @@ from indexer.core.types import BlockRange, BlockRef, RawLog
 from simulator.chain import SimBlock, SimChain
 from simulator.texts import USUAL_TEXT, RangeText
 
-Fault = Literal["500", "429", "402", "401", "413", "html", "closed", "garbage", "null", "rate", "hang"]
+Fault = Literal[
+    "500", "429", "402", "401", "413", "html", "closed", "garbage", "null", "rate", "nested", "digits", "hang"
+]
 Intercept = Callable[[str, list[Any], Any], Any]
 
 _LOOK_S = 0.01  # how soon a websocket tells of a new head
@@ -44,12 +46,15 @@ class Knobs:
     results_refusal: str = "query returned more than {limit} results"
     results_code: int = -32005
     truncate_at: int | None = None  # answers silently cut (F20)
+    plain_refusal: int | None = None  # HTTP status: a refusal of eth_getLogs is the plain body of the whole answer
+    hang_on: str | None = None  # requests with this method are never answered
     max_addresses: int | None = None
     address_refusal: str = "specify less number of address"
     first_block: int = 0  # logs, receipts and headers below are refused as pruned (F15)
     pruned_refusal: tuple[int, str] = (4444, "pruned history unavailable")
     latency_s: float = 0.0
     max_batch: int | None = None  # larger JSON-RPC batches are refused as a whole; 0: any
+    listed_refusal: bool = False  # that refusal is a list of one error under the id of the first call, as geth's
     receipts: bool = True  # eth_getBlockReceipts is served
     syncing: bool = False
     retry_after: str | None = None  # header sent with a 429
@@ -145,13 +150,23 @@ class SimNode:
             await asyncio.sleep(3600)
         if fault:
             return self._fault(fault, request, body)
+        calls = body if isinstance(body, list) else [body]
+        if any(call["method"] == self.knobs.hang_on for call in calls):
+            await asyncio.sleep(3600)
         if isinstance(body, dict):
             answer: Any = self._envelope(body)
         elif self.knobs.max_batch is not None and len(body) > self.knobs.max_batch:
-            answer = _error(None, -32600, f"batch too large: at most {self.knobs.max_batch} requests")
+            answer = self._refused_batch(body)
         else:
             answer = [self._envelope(call) for call in body]
+        if self.knobs.plain_refusal and (words := _refusal_of_logs(calls, answer)):
+            return web.Response(status=self.knobs.plain_refusal, text=words)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    def _refused_batch(self, calls: list[dict[str, Any]]) -> Any:
+        if self.knobs.listed_refusal:
+            return [_error(calls[0]["id"], -32600, "batch too large")]
+        return _error(None, -32600, f"batch too large: at most {self.knobs.max_batch} requests")
 
     def _fault(self, fault: Fault, request: web.Request, body: Any) -> web.StreamResponse:
         match fault:
@@ -163,10 +178,10 @@ class SimNode:
                 if request.transport:
                     request.transport.abort()
                 return web.Response()
-            case "null":
-                calls = body if isinstance(body, list) else [body]
-                nulls = [{"jsonrpc": "2.0", "id": call["id"], "result": None} for call in calls]
-                return web.json_response(nulls if isinstance(body, list) else nulls[0])
+            case "null" | "nested" | "digits":
+                answers = [_nonsense(fault, call["id"]) for call in (body if isinstance(body, list) else [body])]
+                text = f"[{','.join(answers)}]" if isinstance(body, list) else answers[0]
+                return web.Response(text=text, content_type="application/json")
             case "rate":
                 code, message = self.knobs.rate_refusal
                 return web.json_response(_error(None if isinstance(body, list) else body["id"], code, message))
@@ -348,6 +363,22 @@ class SimNode:
         return (
             "0x" + self.on_call(_unhex(call["to"]), _unhex(call.get("data", call.get("input", "0x"))), block.ref).hex()
         )
+
+
+def _refusal_of_logs(calls: list[dict[str, Any]], answer: Any) -> str | None:
+    """Return the message of the first eth_getLogs that was refused."""
+    answers = answer if isinstance(answer, list) else [answer]
+    refused = [
+        one["error"] for one, call in zip(answers, calls, strict=False) if "error" in one and "Logs" in call["method"]
+    ]
+    return refused[0]["message"] if refused else None
+
+
+def _nonsense(fault: Fault, call_id: object) -> str:
+    """Answer one call with null, with JSON in 5,000 levels, or under an id of 5,000 digits."""
+    result = "[" * 5_000 + "]" * 5_000 if fault == "nested" else "null"
+    number = f'"{"9" * 5_000}"' if fault == "digits" else call_id
+    return f'{{"jsonrpc": "2.0", "id": {number}, "result": {result}}}'
 
 
 def _error(call_id: object, code: int, message: str, data: object = None) -> dict[str, Any]:

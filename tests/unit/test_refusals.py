@@ -103,6 +103,10 @@ RANGE_CASES = [
     ("blast", "eth_getLogs is limited to a 10,000 block range", 10_000),
     ("zkevm dot", "logs are limited to a 10.000 block range", 10_000),
     ("blockpi short", "limited to 5000 block", 5000),
+    ("hyphen", "queries are limited to a 2,000-block range", 2000),
+    ("in a row", "limited to 1,000 consecutive blocks", 1000),
+    ("bare", "block range is limited to 10,000", 10_000),
+    ("of a request", "limited to 500 blocks per request", 500),
     ("avalanche comma", "requested too many blocks from 1000000 to 1099999, maximum is set to 2,048", 2047),
     ("coinbase comma", "please limit the query to at most 1,000 blocks", 999),
     ("drpc comma", "ranges over 10,000 blocks are not supported on freetier", 10_000),
@@ -182,6 +186,17 @@ OTHER_CASES: list[tuple[str, type[ProviderError]]] = [
     ("quota exceeded", RateLimited),
     ("Monthly capacity limit exceeded. Visit https://x.example/billing to upgrade", Billing),
     ("see your account at /billing", Billing),
+    ("You are limited to 1,000 requests per second", RateLimited),
+    ("HTTP 429 limited to 1.000 requests", RateLimited),
+    ("Project is limited to 100,000 calls a day", RateLimited),
+    ("rate limited to 10 rps", RateLimited),
+    ("Your plan is limited to 25 req/s", RateLimited),
+    ("limited to 300 compute units per second", RateLimited),
+    ("This key is limited to 5 messages per minute", RateLimited),
+    ("limited to 10,000 results", TooManyResults),
+    ("eth_getLogs is limited to 2,000 logs", TooManyResults),
+    ("answers are limited to 10k events", TooManyResults),
+    ("you are limited to 1,000 of something", UnknownRefusal),
 ]
 
 
