@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 _WORTH_IT: Final = 300  # logs; below, it is done before a thread has begun
 # A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms).
-_SWITCH_S: Final = 0.000_5
+_SWITCH_S: Final = 0.002
 
 
 def share_the_processor() -> None:

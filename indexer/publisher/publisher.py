@@ -31,9 +31,8 @@ log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 5.0
 # Two publishers of one chain meet only while its lease changes hands; the one that lost it ends soon.
 _GIVE_WAY_S: Final = 0.2
-# A pass longer than this follows a backfill, whose agents are touched again and again: it rests so many times as long,
-# so that the backfill has the machine to itself, and each agent is written a few times instead of once a batch.
 _LONG_PASS_S: Final = 0.5
+_FAR_BLOCKS: Final = 1_000
 _RESTS: Final = 9
 _LONGEST_REST_S: Final = 30.0
 
@@ -42,13 +41,25 @@ _LONGEST_REST_S: Final = 30.0
 class PublisherState:
     """How far one chain is published. `error` is the fault of now, None while all is well.
 
-    `failures` counts the attempts of this process that failed.
+    `failures` counts the attempts of this process that failed, `lag_blocks` how far the chain was from its head.
     """
 
     cursor: int = 0
     backlog: int = 0
+    lag_blocks: int = 0
     error: str | None = None
     failures: int = 0
+
+
+def rest_s(spent_s: float, lag_blocks: int) -> float:
+    """Say how long to rest after a pass that took `spent_s`, of a chain that is `lag_blocks` from its head.
+
+    A long pass far from the head follows a backfill, whose agents are touched again and again: it rests so many times
+    as long that the backfill has the machine to itself, and no agent is written once a batch.
+    """
+    if spent_s < _LONG_PASS_S or lag_blocks < _FAR_BLOCKS:
+        return 0.0
+    return min(_RESTS * spent_s, _LONGEST_REST_S)
 
 
 class Publisher:
@@ -135,8 +146,7 @@ class Publisher:
         while not is_cancelled():  # redis sends with the wait_for of Python 3.11, which loses one that comes late
             poked.clear()
             spent_s = await self._persist(chain_id)
-            if spent_s > _LONG_PASS_S:
-                await asyncio.sleep(min(_RESTS * spent_s, _LONGEST_REST_S))
+            await asyncio.sleep(rest_s(spent_s, self._states[chain_id].lag_blocks))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval_s):
                     await poked.wait()
@@ -199,6 +209,7 @@ class Publisher:
             head = await feed.head(published.cursor or 0)
             if head is None:
                 return 0, 0
+            self._states[chain_id].lag_blocks = head.lag_blocks or 0
             step = Step(keys, target, feed, head, self._token, self._stream_maxlen)
             plan = judge(published, head, self._stretch)
             if isinstance(plan, Extend) and forced:
