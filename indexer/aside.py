@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 
 _WORTH_IT: Final = 300  # logs; below, it is done before a thread has begun
-# A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms).
+# A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms); still
+# shorter costs more than it gives.
 _SWITCH_S: Final = 0.002
+# Threads of our own: names that nobody resolves may hold all of the loop's. More than one compete for the interpreter.
+_THREADS: Final = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
 
 def share_the_processor() -> None:
@@ -21,4 +25,6 @@ def share_the_processor() -> None:
 
 async def aside(work: Callable[[], T], logs: int) -> T:
     """Do what `logs` logs ask for: at once where they are few, else in a thread."""
-    return work() if logs < _WORTH_IT else await asyncio.to_thread(work)
+    if logs < _WORTH_IT:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
