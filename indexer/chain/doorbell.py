@@ -131,8 +131,15 @@ async def _heads(url: str, silence_s: float) -> AsyncGenerator[str, None]:
                 message = await socket.receive()
             if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
                 return
-            said = _MESSAGES.decode(message.data)
+            said = _decoded(message.data)
             if said.error is not None:
                 raise ValueError("the node refuses the subscription")
             if said.params is not None:
                 yield said.params.result.hash
+
+
+def _decoded(data: str | bytes) -> _Message:
+    try:
+        return _MESSAGES.decode(data)
+    except RecursionError as error:
+        raise ValueError("a message that is nested too deep") from error

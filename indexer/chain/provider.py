@@ -45,6 +45,7 @@ MAX_BODY_BYTES: Final = (
 CHUNK_TRIES: Final = 3  # of each request of many: one passing fault shall not undo all the others
 MAX_PARALLEL: Final = 8  # single requests at a time, where batches are refused
 MIN_SECRET: Final = 8  # characters; shorter parts of an URL are words like "v2" or "rpc"
+MAX_ID_DIGITS: Final = 20
 MAX_ERROR_TEXT: Final = 2_000  # characters of an error body that are searched for known texts
 
 
@@ -169,6 +170,8 @@ class Provider:
             decoded = ENVELOPES.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._unusable(answer, calls) from error
+        except RecursionError as error:
+            raise Inconsistent(self.host, _TOO_DEEP) from error
         if isinstance(decoded, list):
             if not decoded:
                 raise Inconsistent(self.host, "answered a batch with nothing")
@@ -195,6 +198,8 @@ class Provider:
             return call.decoder.decode(envelope.result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Inconsistent(self.host, f"{call.method} answered something malformed: {self._clean(str(error))}")
+        except RecursionError:
+            return Inconsistent(self.host, _TOO_DEEP)
 
     def _failure(self, method: str, answer: _Answer, error: ErrorJson | str | None) -> Failure:
         code = None
@@ -253,6 +258,7 @@ class _Answer:
 
 
 _HEADERS: Final = {"Content-Type": "application/json", "Accept": "application/json"}
+_TOO_DEEP: Final = "answered JSON that is nested too deep"
 _URL: Final = re.compile(r"(?:https?|wss?)://\S+", re.IGNORECASE)
 
 
@@ -271,7 +277,9 @@ def _leading_method(calls: Sequence[Call[T]]) -> str:
 
 
 def _plain_id(call_id: int | str | None) -> int | str | None:
-    return int(call_id) if isinstance(call_id, str) and call_id.isdecimal() else call_id
+    """Read an id that came back as text; one of more digits than we count to is none of ours, and slow to read."""
+    short = isinstance(call_id, str) and len(call_id) <= MAX_ID_DIGITS and call_id.isdecimal()
+    return int(call_id) if short and call_id is not None else call_id
 
 
 def _raised(outcome: list[T | ProviderError] | ProviderError) -> list[T | ProviderError]:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import structlog
+
 from indexer.chain import codec
 from indexer.chain.codec import HEADER, HeaderJson
 from indexer.chain.provider import Call, Provider
@@ -13,6 +15,8 @@ from indexer.chain.refusals import Billing, Inconsistent, ProviderError, RateLim
 from indexer.core.types import BlockRef
 
 TIMEOUT_S: Final = 5.0
+
+log = structlog.get_logger()
 
 
 def heads_calls() -> list[Call[HeaderJson | None]]:
@@ -61,7 +65,7 @@ def _block(provider: Provider, answer: HeaderJson | ProviderError | None) -> Blo
 
 
 class Routine:
-    """Does the same thing again and again in a task of its own, from the first `begun` to `aclose`."""
+    """Does the same thing again and again in a task of its own, whatever fails, from the first `begun` to `aclose`."""
 
     def __init__(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
         self._work = work
@@ -86,6 +90,8 @@ class Routine:
         while True:
             try:
                 await self._work()
+            except Exception:
+                log.exception("survey_failed")  # the next one may tell more; nobody else begins it anew
             finally:
                 self._done_once.set()
             await asyncio.sleep(self._every_s)

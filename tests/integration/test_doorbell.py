@@ -154,11 +154,15 @@ async def lie(socket: web.WebSocketResponse) -> None:
     await socket.send_json({"jsonrpc": "2.0", "params": {"result": {"hash": 5}}})
 
 
+async def nest(socket: web.WebSocketResponse) -> None:
+    await socket.send_str('{"result": ' + "[" * 5_000 + "]" * 5_000 + "}")
+
+
 async def flood(socket: web.WebSocketResponse) -> None:
     await socket.send_str("x" * (2 << 20))
 
 
-@pytest.mark.parametrize("behaviour", [hang_up, refuse, babble, lie, flood])
+@pytest.mark.parametrize("behaviour", [hang_up, refuse, babble, lie, nest, flood])
 async def test_whatever_a_socket_does_is_told_once_by_host_and_tried_again(behaviour: Behaviour) -> None:
     with capture_logs() as logs:
         async with serving(behaviour) as node, bell_of(node.url) as bell:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from simulator import SimChain, SimNode, SimRpcError
+from simulator import Fault, SimChain, SimNode, SimRpcError
 from structlog.testing import capture_logs
 
 from indexer.chain import pool as pool_module
@@ -473,6 +473,34 @@ async def test_survey_goes_on_in_the_background_and_ends_with_the_pool(
         await pool.aclose()
 
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "survey"]
+
+
+@pytest.mark.parametrize("fault", ["nested", "digits"])
+async def test_nonsense_is_that_nodes_own_fault_and_ends_no_survey(chain: SimChain, fault: Fault) -> None:
+    async with SimNode(chain) as liar, SimNode(chain) as node, pool_of(liar, node) as pool:
+        liar.fail(1000, fault)
+
+        await pool.survey()
+        assert await pool.run(height) is pool.providers[1]
+        assert [one["state"] for one in pool.figures()] == ["resting", "ok"]
+        assert pool.figures()[0]["errors"] == {"Inconsistent": 1}
+
+
+async def test_survey_goes_on_after_a_fault_of_our_own(chain: SimChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "SURVEY_EVERY_S", 0.02)
+    async with SimNode(chain) as first, SimNode(chain) as second, pool_of(first, second) as pool:
+        faults = [ZeroDivisionError(), RecursionError()]
+
+        def sample(_: float) -> None:
+            if faults:
+                raise faults.pop()
+
+        monkeypatch.setattr(pool._heads, "sample", sample)
+        with capture_logs() as logs:
+            await pool.watch()
+            chain.mine_empty(7)
+            await until(lambda: not faults and pool.figures()[1]["head"] == 207)
+        assert [entry["event"] for entry in logs] == ["survey_failed", "survey_failed"]
 
 
 # --- admission ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from indexer.core.types import BlockRange, BlockRef, RawLog
 from simulator.chain import SimBlock, SimChain
 from simulator.texts import USUAL_TEXT, RangeText
 
-Fault = Literal["500", "429", "402", "401", "413", "html", "closed", "garbage", "null", "rate", "hang"]
+Fault = Literal[
+    "500", "429", "402", "401", "413", "html", "closed", "garbage", "null", "rate", "nested", "digits", "hang"
+]
 Intercept = Callable[[str, list[Any], Any], Any]
 
 _LOOK_S = 0.01  # how soon a websocket tells of a new head
@@ -163,10 +165,10 @@ class SimNode:
                 if request.transport:
                     request.transport.abort()
                 return web.Response()
-            case "null":
-                calls = body if isinstance(body, list) else [body]
-                nulls = [{"jsonrpc": "2.0", "id": call["id"], "result": None} for call in calls]
-                return web.json_response(nulls if isinstance(body, list) else nulls[0])
+            case "null" | "nested" | "digits":
+                answers = [_nonsense(fault, call["id"]) for call in (body if isinstance(body, list) else [body])]
+                text = f"[{','.join(answers)}]" if isinstance(body, list) else answers[0]
+                return web.Response(text=text, content_type="application/json")
             case "rate":
                 code, message = self.knobs.rate_refusal
                 return web.json_response(_error(None if isinstance(body, list) else body["id"], code, message))
@@ -348,6 +350,13 @@ class SimNode:
         return (
             "0x" + self.on_call(_unhex(call["to"]), _unhex(call.get("data", call.get("input", "0x"))), block.ref).hex()
         )
+
+
+def _nonsense(fault: Fault, call_id: object) -> str:
+    """Answer one call with null, with JSON in 5,000 levels, or under an id of 5,000 digits."""
+    result = "[" * 5_000 + "]" * 5_000 if fault == "nested" else "null"
+    number = f'"{"9" * 5_000}"' if fault == "digits" else call_id
+    return f'{{"jsonrpc": "2.0", "id": {number}, "result": {result}}}'
 
 
 def _error(call_id: object, code: int, message: str, data: object = None) -> dict[str, Any]:
