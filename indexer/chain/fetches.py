@@ -14,7 +14,7 @@ from indexer.chain.provider import Provider
 from indexer.chain.proving import ReceiptsProof
 from indexer.chain.questions import Fetched, Question
 from indexer.chain.reading import Reader
-from indexer.chain.refusals import Inconsistent, TimedOut, TooManyResults
+from indexer.chain.refusals import Inconsistent, ProviderError, TimedOut, TooManyResults
 from indexer.core.types import Batch, BlockRange, BlockRef, RawLog
 
 HEADERS_AT_ONCE: Final = 500  # 3 kB each, several ranges in flight
@@ -130,9 +130,16 @@ class LogFetch:
                 lambda provider: self._reader.logs(provider, question), avoid=avoid, from_block=first
             )
         except TimedOut as error:
-            if len(question.wanted) == 1:
-                raise
-            raise TooManyResults(error.host, error.text) from error
+            if len(question.wanted) > 1:
+                raise TooManyResults(error.host, error.text) from error
+            return await self._by_receipts(question, error)
+
+    async def _by_receipts(self, question: Question, refusal: ProviderError) -> Fetched:
+        """Read one block for whose logs no provider had the time; raises the refusal where none has its receipts."""
+        try:
+            return await self._pool.run(lambda provider: self._reader.logs_by_receipts(provider, question))
+        except ProviderError as error:
+            raise refusal from error
 
     def _doubtful(self, fetched: Fetched, question: Question) -> bool:
         """Say whether the bloom of the last block speaks for logs that the answer lacks (fault F3)."""

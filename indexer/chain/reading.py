@@ -65,17 +65,24 @@ class Reader:
         wanted = question.wanted
         if provider.span_cap is not None and len(wanted) > provider.span_cap:
             raise RangeTooLarge(provider.host, f"at most {provider.span_cap} blocks at a time", (provider.span_cap,))
-        head, answers = await self._ask(provider, question)
-        if isinstance(answers, ShrinkRange):
-            if len(wanted) > 1:
-                _learn_cap(provider, answers, wanted)
-                raise answers
-            logs = await _logs_of_receipts(provider, head, question.addresses)
-        else:
-            logs = [log for answer in answers for log in answer]
-            if (doubt := provider.cuts.doubt([len(answer) for answer in answers])) is not None:
-                logs = await self._uncut(provider, head, question, logs, doubt)
+        try:
+            head, answers = await self._ask(provider, question)
+        except ShrinkRange as refusal:
+            if len(wanted) == 1:
+                return await self.logs_by_receipts(provider, question)
+            _learn_cap(provider, refusal, wanted)
+            raise
+        logs = [log for answer in answers for log in answer]
+        if (doubt := provider.cuts.doubt([len(answer) for answer in answers])) is not None:
+            logs = await self._uncut(provider, question, logs, doubt)
         checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
+        return await self._complete(provider, head, checks.in_order(provider.host, logs))
+
+    async def logs_by_receipts(self, provider: Provider, question: Question) -> Fetched:
+        """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
+        header_answer = await provider.call(question.header_call())
+        head = self._last_header(provider, question, header_answer)
+        logs = await _logs_in_receipts(provider, head, frozenset(question.addresses))
         return await self._complete(provider, head, checks.in_order(provider.host, logs))
 
     async def logs_of_blocks(
@@ -94,17 +101,18 @@ class Reader:
             checks.check_filter(provider.host, logs, within, frozenset(addresses))
             return logs
 
-    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]] | ShrinkRange]:
-        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused."""
+    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]]]:
+        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused.
+
+        Raises what refuses all of the request or a part of it, ShrinkRange among that.
+        """
         while True:
             calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
-            answers = await provider.ask(calls)
-            header_answer, *logs_answers = answers.results
-            head = self._last_header(provider, question, header_answer)
             try:
+                answers = await provider.ask(calls)
+                header_answer, *logs_answers = answers.results
+                head = self._last_header(provider, question, header_answer)
                 parts = [raw_logs(provider.host, answer) for answer in logs_answers]
-            except ShrinkRange as refusal:
-                return head, refusal
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, len(question.addresses))
                 continue
@@ -123,23 +131,19 @@ class Reader:
         question.check_asked(provider.host, head)
         return head
 
-    async def _uncut(
-        self, provider: Provider, head: Header, question: Question, logs: list[RawLog], doubt: int
-    ) -> list[RawLog]:
+    async def _uncut(self, provider: Provider, question: Question, logs: list[RawLog], doubt: int) -> list[RawLog]:
         """Ask again in halves, one block by its receipts, as answers of `doubt` logs may be cut (fault F20).
 
         Raises TooManyResults where there is more than `logs`, or a half is as large: a cut would show the same.
         """
         if len(question.wanted) == 1:
             try:
-                return await _logs_of_receipts(provider, head, question.addresses)
+                return list((await self.logs_by_receipts(provider, question)).logs)
             except MethodMissing:
                 return logs
         counts: list[int] = []
         for half in halves(question.wanted):
             _, parts = await self._ask(provider, replace(question, wanted=half))
-            if isinstance(parts, ShrinkRange):
-                raise parts
             counts += map(len, parts)
         if sum(counts) != len(logs) or max(counts) >= doubt:
             raise TooManyResults(provider.host, f"may have cut an answer at {doubt} logs")
@@ -190,12 +194,11 @@ def _timed(provider: Provider, logs: Sequence[RawLog], head: Header) -> bool:
     return provider.log_times and all(log.timestamp for log in logs)
 
 
-async def _logs_of_receipts(provider: Provider, head: Header, addresses: Sequence[bytes]) -> list[RawLog]:
-    """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
+async def _logs_in_receipts(provider: Provider, head: Header, addresses: frozenset[bytes]) -> list[RawLog]:
+    """Read the logs of a block from its receipts; by its hash, as those of another branch may hold no log at all."""
     receipts = await provider.call(Call("eth_getBlockReceipts", [hexed(head.ref.hash)], codec.RECEIPTS))
     if receipts is None:
         raise PastHead(provider.host, f"has no receipts of block {head.ref.number}")
-    wanted = frozenset(addresses)
     logs = [log for receipt in receipts for log in checked_logs(provider.host, receipt.logs)]
     checks.check_hashes(provider.host, logs, {head.ref.number: head})
-    return [log for log in logs if log.address in wanted]
+    return [log for log in logs if log.address in addresses]

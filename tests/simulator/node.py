@@ -46,6 +46,8 @@ class Knobs:
     results_refusal: str = "query returned more than {limit} results"
     results_code: int = -32005
     truncate_at: int | None = None  # answers silently cut (F20)
+    plain_refusal: int | None = None  # HTTP status: a refusal of eth_getLogs is the plain body of the whole answer
+    hang_on: str | None = None  # requests with this method are never answered
     max_addresses: int | None = None
     address_refusal: str = "specify less number of address"
     first_block: int = 0  # logs, receipts and headers below are refused as pruned (F15)
@@ -147,12 +149,17 @@ class SimNode:
             await asyncio.sleep(3600)
         if fault:
             return self._fault(fault, request, body)
+        calls = body if isinstance(body, list) else [body]
+        if any(call["method"] == self.knobs.hang_on for call in calls):
+            await asyncio.sleep(3600)
         if isinstance(body, dict):
             answer: Any = self._envelope(body)
         elif self.knobs.max_batch is not None and len(body) > self.knobs.max_batch:
             answer = _error(None, -32600, f"batch too large: at most {self.knobs.max_batch} requests")
         else:
             answer = [self._envelope(call) for call in body]
+        if self.knobs.plain_refusal and (words := _refusal_of_logs(calls, answer)):
+            return web.Response(status=self.knobs.plain_refusal, text=words)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     def _fault(self, fault: Fault, request: web.Request, body: Any) -> web.StreamResponse:
@@ -350,6 +357,15 @@ class SimNode:
         return (
             "0x" + self.on_call(_unhex(call["to"]), _unhex(call.get("data", call.get("input", "0x"))), block.ref).hex()
         )
+
+
+def _refusal_of_logs(calls: list[dict[str, Any]], answer: Any) -> str | None:
+    """Return the message of the first eth_getLogs that was refused."""
+    answers = answer if isinstance(answer, list) else [answer]
+    refused = [
+        one["error"] for one, call in zip(answers, calls, strict=False) if "error" in one and "Logs" in call["method"]
+    ]
+    return refused[0]["message"] if refused else None
 
 
 def _nonsense(fault: Fault, call_id: object) -> str:
