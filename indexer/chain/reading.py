@@ -91,11 +91,12 @@ class Reader:
         """Read the logs of exactly these blocks, in one request; a node that lacks one of them says so."""
         questions = [Question(BlockRange(block.number, block.number), addresses, block) for block in blocks]
         while True:
+            used = _addresses_a_call(provider, addresses)
             calls = [call for question in questions for call in question.logs_calls(provider.max_addresses)]
             try:
                 logs = [log for answer in await provider.batch(calls) for log in raw_logs(provider.host, answer)]
             except AddressLimit as refusal:
-                _learn_addresses(provider, refusal, len(addresses))
+                _learn_addresses(provider, refusal, used)
                 continue
             within = BlockRange(blocks[0].number, blocks[-1].number)
             checks.check_filter(provider.host, logs, within, frozenset(addresses))
@@ -107,6 +108,7 @@ class Reader:
         Raises what refuses all of the request or a part of it, ShrinkRange among that.
         """
         while True:
+            used = _addresses_a_call(provider, question.addresses)
             calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
             try:
                 answers = await provider.ask(calls)
@@ -114,7 +116,7 @@ class Reader:
                 head = self._last_header(provider, question, header_answer)
                 parts = [raw_logs(provider.host, answer) for answer in logs_answers]
             except AddressLimit as refusal:
-                _learn_addresses(provider, refusal, len(question.addresses))
+                _learn_addresses(provider, refusal, used)
                 continue
             if not answers.together and question.block is None:
                 # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
@@ -173,12 +175,15 @@ def _logs_calls(provider: Provider, question: Question) -> list[Call[Any]]:
     return [call for part in parts for call in part.logs_calls(provider.max_addresses)]
 
 
-def _learn_addresses(provider: Provider, refusal: AddressLimit, asked: int) -> None:
-    """Halve the addresses a call; raises the refusal where there was but one."""
-    chunk = provider.max_addresses or asked
-    if chunk == 1:
+def _addresses_a_call(provider: Provider, addresses: Sequence[bytes]) -> int:
+    return min(provider.max_addresses or len(addresses), len(addresses))
+
+
+def _learn_addresses(provider: Provider, refusal: AddressLimit, used: int) -> None:
+    """Halve what was `used` in a call, however many calls under way are refused; raises the refusal where it was 1."""
+    if used <= 1:
         raise refusal
-    provider.max_addresses = chunk // 2
+    provider.max_addresses = min(provider.max_addresses or used, used // 2)
 
 
 def _learn_cap(provider: Provider, refusal: ShrinkRange, wanted: BlockRange) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -445,6 +446,17 @@ async def test_addresses_are_asked_for_in_turns_where_all_are_too_many(chain: Si
         node.forget_counts()
         assert (await source.fetch(ALL, OURS)).logs == truth(chain, ALL)
         assert node.calls["eth_getLogs"] == 2
+
+
+async def test_refusals_of_requests_in_flight_teach_one_limit_of_addresses(chain: SimChain) -> None:
+    addresses = (*OURS, *(bytes([number]) * 20 for number in range(0x60, 0x66)))
+    async with SimNode(chain, max_addresses=5, latency_s=0.05) as node, source_of(node) as source:
+        parts = [BlockRange(first, first + 2) for first in range(0, 18, 3)]
+
+        batches = await asyncio.gather(*(source.fetch(part, addresses) for part in parts))
+
+        assert [batch.logs for batch in batches] == [truth(chain, part) for part in parts]
+        assert source.figures()[0]["max_addresses"] == 4
 
 
 @pytest.mark.parametrize("max_batch", [1, 5])
