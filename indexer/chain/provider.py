@@ -175,6 +175,8 @@ class Provider:
         if isinstance(decoded, list):
             if not decoded:
                 raise Inconsistent(self.host, "answered a batch with nothing")
+            if len(decoded) == 1 < len(calls) and decoded[0].error is not None:  # so geth refuses a batch
+                raise self._unusable(answer, calls, decoded[0].error)
             return decoded
         if len(calls) > 1 or not (decoded.result or decoded.error):
             raise self._unusable(answer, calls, decoded.error)

@@ -459,9 +459,10 @@ async def test_refusals_of_requests_in_flight_teach_one_limit_of_addresses(chain
         assert source.figures()[0]["max_addresses"] == 4
 
 
-@pytest.mark.parametrize("max_batch", [1, 5])
-async def test_refused_batches_become_smaller_ones_for_good(chain: SimChain, max_batch: int) -> None:
-    async with SimNode(chain, max_batch=max_batch) as node, source_of(node) as source:
+@pytest.mark.parametrize("max_batch", [1, 5, 20])
+@pytest.mark.parametrize("listed", [False, True], ids=["an error", "a list of one error"])
+async def test_refused_batches_become_smaller_ones_for_good(chain: SimChain, max_batch: int, listed: bool) -> None:
+    async with SimNode(chain, max_batch=max_batch, listed_refusal=listed) as node, source_of(node) as source:
         assert len(await source.blocks(range(22))) == 22
         assert (await source.fetch(ALL, OURS)).logs == truth(chain, ALL)
         node.forget_counts()

@@ -54,6 +54,7 @@ class Knobs:
     pruned_refusal: tuple[int, str] = (4444, "pruned history unavailable")
     latency_s: float = 0.0
     max_batch: int | None = None  # larger JSON-RPC batches are refused as a whole; 0: any
+    listed_refusal: bool = False  # that refusal is a list of one error under the id of the first call, as geth's
     receipts: bool = True  # eth_getBlockReceipts is served
     syncing: bool = False
     retry_after: str | None = None  # header sent with a 429
@@ -155,12 +156,17 @@ class SimNode:
         if isinstance(body, dict):
             answer: Any = self._envelope(body)
         elif self.knobs.max_batch is not None and len(body) > self.knobs.max_batch:
-            answer = _error(None, -32600, f"batch too large: at most {self.knobs.max_batch} requests")
+            answer = self._refused_batch(body)
         else:
             answer = [self._envelope(call) for call in body]
         if self.knobs.plain_refusal and (words := _refusal_of_logs(calls, answer)):
             return web.Response(status=self.knobs.plain_refusal, text=words)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    def _refused_batch(self, calls: list[dict[str, Any]]) -> Any:
+        if self.knobs.listed_refusal:
+            return [_error(calls[0]["id"], -32600, "batch too large")]
+        return _error(None, -32600, f"batch too large: at most {self.knobs.max_batch} requests")
 
     def _fault(self, fault: Fault, request: web.Request, body: Any) -> web.StreamResponse:
         match fault:
