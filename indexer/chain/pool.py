@@ -148,7 +148,7 @@ class Pool:
     async def _identify(self, expected: int) -> None:
         answers = await identities(self.providers, expected)
         for provider, answer in answers.items():
-            provider.admitted = answer == (expected, False)
+            provider.admitted, provider.shown_at = answer == (expected, False), self._clock()
         found = [answer[0] for answer in answers.values() if isinstance(answer, tuple)]
         if expected in found:
             return
@@ -161,6 +161,9 @@ class Pool:
         if all(isinstance(answer, Unauthorized) for answer in answers.values()):
             raise SettingsError(f"the RPC refuses the credentials ({words})")
         raise Transport(self.providers[0].host, f"no RPC can be reached ({words})")
+
+    async def _admit(self, provider: Provider) -> None:
+        await admit(provider, self.expected_chain, self._anchor, self._clock())
 
     # --- heads ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class Pool:
 
     async def _look_at(self, member: Member) -> None:
         started = self._clock()
-        answer = await heads_of(member.provider, lambda provider: admit(provider, self.expected_chain, self._anchor))
+        answer = await heads_of(member.provider, self._admit)
         if isinstance(answer, ProviderError):
             self._note(member, answer, started)
         else:
@@ -290,7 +293,7 @@ class Pool:
         started: float,
     ) -> T:
         try:
-            await admit(member.provider, self.expected_chain, self._anchor)
+            await self._admit(member.provider)
             result = await operation(member.provider)
         except ProviderError as error:
             self._note(member, error, started, from_block)
