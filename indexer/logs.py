@@ -38,6 +38,7 @@ EVENTS: Final = frozenset(
         "embedded_restarted",
         "embedded_started",
         "embedded_stopped",
+        "finality_disbelieved",
         "finality_regressed",
         "gap_filled",
         "halt_lifted",

@@ -70,7 +70,8 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 def open_source(chain: ChainSettings) -> Source:
     """Make the source of a chain; a context manager that closes its connections."""
     urls = [address.get_secret_value() for address in chain.rpc]
-    return Source.open(urls, proof=chain.proof, switches=switches_of(chain.id))
+    usual_finality = chain.default_finality_blocks if chain.finality_blocks is None else None
+    return Source.open(urls, proof=chain.proof, switches=switches_of(chain.id), usual_finality=usual_finality)
 
 
 def http_file(settings: Settings) -> Path:

@@ -119,7 +119,10 @@ class Bookkeeping(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to index one chain. `finality_blocks` wins over the tag; `default_finality_blocks` stands in for it."""
+    """How to index one chain. `finality_blocks` wins over the tag; `default_finality_blocks` stands in for it.
+
+    So it does where no provider tells of finality, or none that can be believed.
+    """
 
     chain_id: ChainId
     name: str

@@ -55,7 +55,8 @@ async def open_worker(
         until=until,
         **plan,
     )
-    async with Source.open(urls, proof=proof) as source:
+    usual_finality = settings.default_finality_blocks if finality_blocks is None else None
+    async with Source.open(urls, proof=proof, usual_finality=usual_finality) as source:
         yield Worker(
             settings,
             source,

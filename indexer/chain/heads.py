@@ -19,6 +19,9 @@ MAX_APART_S: Final = 10_000_000
 SLACK_BLOCKS: Final = 1_000
 QUORUM: Final = 3  # of two that contradict each other nobody can tell which one lies
 MAX_SAMPLES: Final = 16
+# Finality that is both so many times deeper than usual and so many blocks deep is an outage, or a node that errs.
+FAR_TIMES: Final = 10
+FAR_BLOCKS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,13 @@ class Heard:
 
 
 class Heads(Generic[K]):
-    """The heads of all providers of one chain, by provider."""
+    """The heads of all providers of one chain, by provider.
 
-    def __init__(self) -> None:
+    `usual_finality` is the depth in blocks at which blocks are final as a rule; None: any depth is believed.
+    """
+
+    def __init__(self, usual_finality: int | None = None) -> None:
+        self._usual_finality = usual_finality
         self.heard: dict[K, Heard] = {}
         self._moved_at: dict[K, float] = {}
         self._highest: deque[tuple[float, int]] = deque(maxlen=MAX_SAMPLES)
@@ -84,16 +91,28 @@ class Heads(Generic[K]):
     def finalized(self, now: float, head: int) -> int | None:
         """Return the highest finalized block that two providers vouch for, one where only one is heard; at most `head`.
 
-        One liar can so not make final what may still be replaced. Providers that are behind have no voice.
+        One liar can so not make final what may still be replaced. Providers that are behind have no voice, nor have
+        those by whom hardly anything is final: what they hold open would grow without end. None: nobody is left.
         """
-        voices = [
+        voices = sorted(
             heard.finalized
-            for key, heard in self._fresh(now).items()
-            if heard.finalized is not None and not self.absurd(key, now) and not self.behind(key, now)
-        ]
-        if not voices:
-            return None
-        return min(head, sorted(voices)[-2] if len(voices) > 1 else voices[0])
+            for heard in self._voices(now).values()
+            if heard.finalized is not None and not self._is_far_below(heard)
+        )
+        return min(head, voices[-2:][0]) if voices else None
+
+    def disbelieved(self, now: float) -> dict[K, Heard]:
+        """Return whoever has no voice in finality for telling of one that is far too deep."""
+        return {key: heard for key, heard in self._voices(now).items() if self._is_far_below(heard)}
+
+    def _voices(self, now: float) -> dict[K, Heard]:
+        fresh = self._fresh(now)
+        return {key: heard for key, heard in fresh.items() if not self.absurd(key, now) and not self.behind(key, now)}
+
+    def _is_far_below(self, heard: Heard) -> bool:
+        if self._usual_finality is None or heard.finalized is None:
+            return False
+        return heard.head - heard.finalized > max(FAR_BLOCKS, FAR_TIMES * self._usual_finality)
 
     def _fresh(self, now: float) -> dict[K, Heard]:
         return {key: heard for key, heard in self.heard.items() if now - heard.at <= FRESH_S}

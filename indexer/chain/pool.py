@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from indexer.chain.admission import admit, identities
@@ -33,6 +34,8 @@ from indexer.core.types import BlockRef
 from indexer.errors import SettingsError
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 ROUNDS: Final = 4  # passes over all providers before the caller hears of it; with the waits below about 4 s
 FIRST_WAIT_S: Final = 0.2
@@ -60,6 +63,7 @@ class Pool:
         *,
         rounds: int = ROUNDS,
         first_wait_s: float = FIRST_WAIT_S,
+        usual_finality: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not providers:
@@ -71,7 +75,8 @@ class Pool:
         self._first_wait_s = first_wait_s
         self._clock = clock
         self._members = tuple(Member(provider) for provider in providers)
-        self._heads: Heads[Provider] = Heads()
+        self._heads: Heads[Provider] = Heads(usual_finality)
+        self._disbelieved: set[Provider] = set()  # of whose finality was told
         self._hedges = HedgeBudget()
         self._survey = Routine(self.survey, SURVEY_EVERY_S)
 
@@ -148,7 +153,7 @@ class Pool:
     async def _identify(self, expected: int) -> None:
         answers = await identities(self.providers, expected)
         for provider, answer in answers.items():
-            provider.admitted = answer == (expected, False)
+            provider.admitted, provider.shown_at = answer == (expected, False), self._clock()
         found = [answer[0] for answer in answers.values() if isinstance(answer, tuple)]
         if expected in found:
             return
@@ -161,6 +166,9 @@ class Pool:
         if all(isinstance(answer, Unauthorized) for answer in answers.values()):
             raise SettingsError(f"the RPC refuses the credentials ({words})")
         raise Transport(self.providers[0].host, f"no RPC can be reached ({words})")
+
+    async def _admit(self, provider: Provider) -> None:
+        await admit(provider, self.expected_chain, self._anchor, self._clock())
 
     # --- heads ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +188,7 @@ class Pool:
 
     async def _look_at(self, member: Member) -> None:
         started = self._clock()
-        answer = await heads_of(member.provider, lambda provider: admit(provider, self.expected_chain, self._anchor))
+        answer = await heads_of(member.provider, self._admit)
         if isinstance(answer, ProviderError):
             self._note(member, answer, started)
         else:
@@ -201,8 +209,21 @@ class Pool:
         return tuple(one for one in self.providers if self._heads.frozen(one, now))
 
     def finalized(self, head: int) -> int | None:
-        """Return the newest block that is final by what all providers say, at most `head`; None: nobody tells."""
-        return self._heads.finalized(self._clock(), head)
+        """Return the newest block that is final by what all providers say, at most `head`.
+
+        None: nobody tells, or nobody who is believed; that is told once of each.
+        """
+        now = self._clock()
+        final = self._heads.finalized(now, head)
+        if final is None:
+            for provider, heard in self._heads.disbelieved(now).items():
+                self._tell_disbelieved(provider, heard)
+        return final
+
+    def _tell_disbelieved(self, provider: Provider, heard: Heard) -> None:
+        if provider not in self._disbelieved:
+            self._disbelieved.add(provider)
+            log.warning("finality_disbelieved", host=provider.host, head=heard.head, finalized=heard.finalized)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -290,7 +311,7 @@ class Pool:
         started: float,
     ) -> T:
         try:
-            await admit(member.provider, self.expected_chain, self._anchor)
+            await self._admit(member.provider)
             result = await operation(member.provider)
         except ProviderError as error:
             self._note(member, error, started, from_block)

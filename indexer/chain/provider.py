@@ -90,6 +90,8 @@ class Provider:
         self.requests = 0  # HTTP requests sent so far
         self.admitted = False  # showed the right chain id since it last was away
         self.anchored = False  # likewise, showed that it is on the chain that we hold
+        self.shown_at = 0.0  # when it showed the older of these
+        self.is_showing = False  # is asked to show it again
 
     async def aclose(self) -> None:
         """Close its connections."""

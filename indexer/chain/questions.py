@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from indexer.chain import codec
-from indexer.chain.codec import Header, HeaderJson, LogJson, ReceiptJson, hexed
+from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
 from indexer.chain.provider import Call, Provider
 from indexer.chain.refusals import Inconsistent, ProviderError
 from indexer.core.types import BlockRange, BlockRef, RawLog
@@ -32,11 +32,6 @@ class Question:
         if self.block is not None:
             return Call("eth_getBlockByHash", [hexed(self.block.hash), False], codec.HEADER)
         return header_call(hex(self.wanted.to_block))
-
-    def receipts_call(self) -> Call[list[ReceiptJson] | None]:
-        """Ask for the receipts of the last block."""
-        at = hex(self.wanted.to_block) if self.block is None else hexed(self.block.hash)
-        return Call("eth_getBlockReceipts", [at], codec.RECEIPTS)
 
     def logs_calls(self, chunk: int | None) -> list[Call[list[LogJson] | None]]:
         """Ask for all addresses at once, or for `chunk` of them at a time."""

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from indexer.aside import aside
 from indexer.chain import checks, codec
-from indexer.chain.codec import Header, HeaderJson, LogJson, ReceiptJson
+from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
 from indexer.chain.provider import Call, Provider
 from indexer.chain.questions import Fetched, Question, checked_logs, header_call, raw_logs
 from indexer.chain.refusals import (
@@ -83,10 +83,9 @@ class Reader:
 
     async def logs_by_receipts(self, provider: Provider, question: Question) -> Fetched:
         """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
-        calls: list[Call[Any]] = [question.header_call(), question.receipts_call()]
-        header_answer, receipts = await provider.batch(calls)
+        header_answer = await provider.call(question.header_call())
         head = self._last_header(provider, question, header_answer)
-        logs = _logs_in(provider, head, receipts, frozenset(question.addresses))
+        logs = await _logs_in_receipts(provider, head, frozenset(question.addresses))
         return await self._complete(provider, head, checks.in_order(provider.host, logs))
 
     async def logs_of_blocks(
@@ -207,12 +206,9 @@ def _timed(provider: Provider, logs: Sequence[RawLog], head: Header) -> bool:
     return provider.log_times and all(log.timestamp for log in logs)
 
 
-def _logs_in(
-    provider: Provider, head: Header, receipts: list[ReceiptJson] | ProviderError | None, addresses: frozenset[bytes]
-) -> list[RawLog]:
-    """Return the logs of these addresses in the receipts of a block. Raises the error that came, or PastHead."""
-    if isinstance(receipts, ProviderError):
-        raise receipts
+async def _logs_in_receipts(provider: Provider, head: Header, addresses: frozenset[bytes]) -> list[RawLog]:
+    """Read the logs of a block from its receipts; by its hash, as those of another branch may hold no log at all."""
+    receipts = await provider.call(Call("eth_getBlockReceipts", [hexed(head.ref.hash)], codec.RECEIPTS))
     if receipts is None:
         raise PastHead(provider.host, f"has no receipts of block {head.ref.number}")
     logs = [log for receipt in receipts for log in checked_logs(provider.host, receipt.logs)]

@@ -38,7 +38,7 @@ _BEHIND_PAUSES_S: Final = (0.3, 0.7, 2.0)  # for a second provider that is a blo
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest block, and the number of the newest final one; None where no provider ever served that tag."""
+    """The newest block, and the number of the newest final one; None where no provider tells one to be believed."""
 
     head: BlockRef
     finalized: int | None
@@ -73,17 +73,18 @@ class Source:
         *,
         proof: Proof = "logs",
         switches: Switches = ALL_HOLD,
+        usual_finality: int | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Self:
         """Make a source over http(s) URLs in order of preference; ws(s) URLs among them ring `bell`.
 
+        `usual_finality` is the depth at which blocks are final as a rule: finality far below that is not believed.
         Connects to nothing yet. Raises SettingsError where no http(s) URL is given.
         """
         usable = [url for url in urls if url.lower().startswith(("http://", "https://"))]
         bell = Doorbell([url for url in urls if url.lower().startswith(("ws://", "wss://"))])
-        return cls(
-            Pool([Provider(url, timeout_s=timeout_s) for url in usable]), proof=proof, switches=switches, bell=bell
-        )
+        providers = [Provider(url, timeout_s=timeout_s) for url in usable]
+        return cls(Pool(providers, usual_finality=usual_finality), proof=proof, switches=switches, bell=bell)
 
     async def aclose(self) -> None:
         """Close all connections."""

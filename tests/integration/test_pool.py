@@ -440,6 +440,26 @@ async def test_liar_cannot_make_final_what_is_not(chain: SimChain) -> None:
         assert (await source.tip()).finalized == 136
 
 
+async def test_finality_that_is_absurd_is_told_once_and_holds_nothing_down() -> None:
+    chain = SimChain(seed=4, start=9_000)
+    chain.mine_empty(70)
+    async with SimNode(chain, finalized_depth=9_060) as odd, SimNode(chain) as node:
+        with capture_logs() as logs:
+            async with Source.open([odd.url], proof="off", usual_finality=64) as source:
+                assert [(await source.tip()).finalized for _ in range(3)] == [None] * 3
+        assert [entry for entry in logs if entry["event"] == "finality_disbelieved"] == [
+            {
+                "event": "finality_disbelieved",
+                "log_level": "warning",
+                "host": "127.0.0.1",
+                "head": 9_070,
+                "finalized": 10,
+            }
+        ]
+        async with Source.open([odd.url, node.url], proof="off", usual_finality=64) as source:
+            assert (await source.tip()).finalized == 9_006
+
+
 async def test_absurd_head_is_not_believed_where_two_know_better(chain: SimChain) -> None:
     async with SimNode(chain) as liar, SimNode(chain) as second, SimNode(chain) as third:
 
@@ -499,7 +519,7 @@ async def test_survey_goes_on_after_a_fault_of_our_own(chain: SimChain, monkeypa
         with capture_logs() as logs:
             await pool.watch()
             chain.mine_empty(7)
-            await until(lambda: pool.figures()[1]["head"] == 207)
+            await until(lambda: not faults and pool.figures()[1]["head"] == 207)
         assert [entry["event"] for entry in logs] == ["survey_failed", "survey_failed"]
 
 

@@ -11,9 +11,9 @@ from simulator import SimChain, SimLog, SimNode, event_log
 
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
-from indexer.chain.refusals import RangeTooLarge, TimedOut, TooManyResults
+from indexer.chain.refusals import PastHead, RangeTooLarge, TimedOut, TooManyResults
 from indexer.chain.source import Source
-from indexer.core.types import BlockRange, RawLog
+from indexer.core.types import BlockRange, Proof, RawLog
 
 OURS = (b"\x11" * 20, b"\x22" * 20)
 ALL, ONE = BlockRange(0, 20), BlockRange(5, 5)
@@ -33,8 +33,9 @@ def chain() -> SimChain:
 
 
 @asynccontextmanager
-async def source_of(*nodes: SimNode, **options: Any) -> AsyncIterator[Source]:
-    async with Source(Pool([Provider(node.url, **options) for node in nodes], rounds=2, first_wait_s=0.01)) as source:
+async def source_of(node: SimNode, *, proof: Proof = "logs", **options: Any) -> AsyncIterator[Source]:
+    pool = Pool([Provider(node.url, **options)], rounds=2, first_wait_s=0.01)
+    async with Source(pool, proof=proof) as source:
         yield source
 
 
@@ -65,6 +66,19 @@ async def test_one_block_that_is_refused_as_a_whole_is_read_from_its_receipts(ch
 
         assert (await source.fetch(ONE, OURS)).logs == truth(chain, ONE)
         assert (await source.fetch_block(chain.head, OURS)).logs == truth(chain, BlockRange(20, 20))
+
+
+async def test_receipts_of_another_branch_are_not_taken_for_those_of_the_block(chain: SimChain) -> None:
+    async with SimNode(chain, plain_refusal=500, max_results=1) as node, source_of(node, proof="off") as source:
+
+        def replace_head(method: str, _: list[Any], answer: Any) -> Any:
+            if method == "eth_getBlockByNumber" and node.calls[method] == 2:
+                chain.reorg(1, [()])
+            return answer
+
+        node.intercept = replace_head
+        with pytest.raises(PastHead):
+            await source.fetch(BlockRange(20, 20), OURS)
 
 
 async def test_one_block_whose_logs_never_come_is_read_from_its_receipts(chain: SimChain) -> None:

@@ -13,6 +13,7 @@ from ledger import CHAIN_ID, tables_of
 from simulator.chain import SimChain
 from simulator.node import SimNode, SimRpcError
 from structlog.testing import capture_logs
+from workload import DEPLOYMENT, Workload
 
 from indexer.chain.refusals import Inconsistent
 from indexer.core.types import Batch, BlockRange, BlockRef
@@ -28,6 +29,26 @@ async def test_backfill_over_the_finalized_block_gives_the_truth(database, clean
 
     assert worker.progress.checkpoint == chain.head.number
     await expect_truth(database, clean, chain)
+
+
+@pytest.mark.parametrize(("finality_blocks", "depth"), [(None, 64), (30, 30)], ids=["by the tag", "by the settings"])
+async def test_node_by_which_nothing_is_final_holds_nothing_open(
+    database, finality_blocks: int | None, depth: int
+) -> None:
+    chain, workload = SimChain(seed=7, start=9_000), Workload(7)
+    for _ in range(150):
+        chain.mine(workload.block(2))
+    async with SimNode(chain, finalized_depth=9_140) as node:
+        worker = await index(
+            database,
+            [node.url],
+            proof="off",
+            deployment=replace(DEPLOYMENT, start_block=9_000),
+            finality_blocks=finality_blocks,
+        )
+
+    held = (await Chains(database).standing(CHAIN_ID)).held
+    assert (worker.progress.checkpoint, held[0].number) == (9_150, 9_150 - depth)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from indexer.chain.heads import FRESH_S, LAG_AT_ONCE_S, LAG_S, Heads, Heard
+import pytest
+
+from indexer.chain.heads import FAR_BLOCKS, FRESH_S, LAG_AT_ONCE_S, LAG_S, Heads, Heard
 
 TIME = 1_700_000_000
 
@@ -30,6 +32,36 @@ def test_finalized_is_what_two_vouch_for() -> None:
     assert heads.finalized(0.0, 100) == 64
     hear(heads, 1.0, c=(100, 50))
     assert heads.finalized(1.0, 100) == 60
+
+
+def test_finality_far_too_deep_is_not_heard_where_another_tells_more() -> None:
+    heads: Heads[str] = Heads(usual_finality=64)
+    head = 1_000_000
+    hear(heads, 0.0, a=(head, 0), b=(head, head - 70))
+
+    assert heads.finalized(0.0, head) == head - 70
+    assert list(heads.disbelieved(0.0)) == ["a"]
+    hear(heads, 1.0, c=(head, head - 64), d=(head, 5))
+    assert heads.finalized(1.0, head) == head - 70
+
+
+def test_finality_far_too_deep_is_none_where_nobody_tells_another() -> None:
+    heads: Heads[str] = Heads(usual_finality=64)
+    hear(heads, 0.0, a=(1_000_000, 0))
+
+    assert heads.finalized(0.0, 1_000_000) is None
+    hear(heads, 1.0, a=(1_000_000, 1_000_000 - FAR_BLOCKS))
+    assert heads.finalized(1.0, 1_000_000) == 1_000_000 - FAR_BLOCKS
+
+
+@pytest.mark.parametrize(("usual", "deepest"), [(1, FAR_BLOCKS), (500, FAR_BLOCKS), (7_200, 72_000), (None, 1_000_000)])
+def test_finality_is_believed_down_to_many_times_the_usual_depth(usual: int | None, deepest: int) -> None:
+    heads: Heads[str] = Heads(usual)
+    hear(heads, 0.0, a=(1_000_000, 1_000_000 - deepest))
+    assert heads.finalized(0.0, 1_000_000) == 1_000_000 - deepest
+
+    hear(heads, 1.0, a=(1_000_000, 1_000_000 - deepest - 1))
+    assert (heads.finalized(1.0, 1_000_000) is None) == (usual is not None)
 
 
 def test_finalized_that_is_left_out_once_is_kept() -> None:
