@@ -69,22 +69,30 @@ async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
 
 
 async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[int, dict[str, Any]]:
-    """Compare the tables with the ledger and with the contracts; see `indexer.verify`."""
+    """Compare the tables with the ledger and with the contracts; see `indexer.verify`.
+
+    Stopped by a signal, it has no verdict: 0, and an empty document.
+    """
+    return await _stoppable(lambda stack: _verified(stack, settings, chain, sample)) or (0, {})
+
+
+async def _verified(
+    stack: AsyncExitStack, settings: Settings, chain: str | None, sample: int
+) -> tuple[int, dict[str, Any]]:
     from indexer import verify as verification  # only this verb pays for the import
 
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        chain_ids = None if chain is None else [(await stored_chain(database, chain))["chain_id"]]
-        sources: dict[int, Source] = {}
-        for one in settings.chains:
-            if one.rpc and chain in {None, one.name}:
-                sources[one.id] = source = await stack.enter_async_context(open_source(one))
-                await source.check_chain(one.id)
-        progress: dict[str, Progress] = {}
-        with _progress_bar(progress):
-            document = await verification.verify(
-                database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
-            )
+    database = await stack.enter_async_context(open_database(settings))
+    chain_ids = None if chain is None else [(await stored_chain(database, chain))["chain_id"]]
+    sources: dict[int, Source] = {}
+    for one in settings.chains:
+        if one.rpc and chain in {None, one.name}:
+            sources[one.id] = source = await stack.enter_async_context(open_source(one))
+            await source.check_chain(one.id)
+    progress: dict[str, Progress] = {}
+    with _progress_bar(progress):
+        document = await verification.verify(
+            database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
+        )
     return verification.exit_code(document), dict(document)
 
 
@@ -98,8 +106,7 @@ async def reindex(
     """
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
-        database = await stack.enter_async_context(open_database(settings))
-        repair = await _until_stopped(Repair.open(stack, database, settings.chains[0]), stop)
+        repair = await _until_stopped(_repair(stack, settings), stop)
         if repair is None:
             return 0, {}
         with nullcontext() if as_json else _progress_bar({repair.chain.name: repair.progress}):
@@ -107,23 +114,29 @@ async def reindex(
     return repair.outcome.exit_code, repair.outcome.document()
 
 
+async def _repair(stack: AsyncExitStack, settings: Settings) -> Repair:
+    database = await stack.enter_async_context(open_database(settings))
+    return await Repair.open(stack, database, settings.chains[0])
+
+
 async def rebuild(settings: Settings, chain: str | None, *, as_json: bool = False) -> tuple[int, dict[str, Any]]:
     """Compute the projections anew from the stored logs, of one chain or of all, and merge what differs.
 
     1 where stored logs contradict each other: only fetching them again puts that right.
     """
-    progress: dict[str, Progress] = {}
-    async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
-        database = await stack.enter_async_context(open_database(settings))
-        chains = (await read_status(database))["chains"] if chain is None else [await stored_chain(database, chain)]
-        with nullcontext() if as_json else _progress_bar(progress):
-            document = await _until_stopped(rebuild_chains(database, chains, _reached(progress)), stop)
-        if document is None:
-            return 0, {"chains": []}
-        if changed := [one["chain_id"] for one in document["chains"] if one["merged"]]:
-            await ask_publisher(settings, database, changed)
+    document = await _stoppable(lambda stack: _rebuilt(stack, settings, chain, as_json=as_json)) or {"chains": []}
     return int(any(one["unsettled"] for one in document["chains"])), document
+
+
+async def _rebuilt(stack: AsyncExitStack, settings: Settings, chain: str | None, *, as_json: bool) -> dict[str, Any]:
+    progress: dict[str, Progress] = {}
+    database = await stack.enter_async_context(open_database(settings))
+    chains = (await read_status(database))["chains"] if chain is None else [await stored_chain(database, chain)]
+    with nullcontext() if as_json else _progress_bar(progress):
+        document = await rebuild_chains(database, chains, _reached(progress))
+    if changed := [one["chain_id"] for one in document["chains"] if one["merged"]]:
+        await ask_publisher(settings, database, changed)
+    return document
 
 
 def _reached(progress: dict[str, Progress]) -> Callable[[str, int, int, int], None]:
@@ -139,22 +152,28 @@ def _reached(progress: dict[str, Progress]) -> Callable[[str, int, int, int], No
 
 
 async def publish_rebuild(settings: Settings) -> int:
-    """Fill Valkey from PostgreSQL again; a running daemon does it where there is one."""
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        address = await stack.enter_async_context(open_valkey(settings))
-        document = await read_status(database)
-        chain_ids = [one["chain_id"] for one in document["chains"]]
-        publisher = await stack.enter_async_context(
-            Publisher(database, address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
-        )
-        await publisher.check()
-        for one in document["chains"]:
-            if one["holder"] is None:
-                await publisher.rebuild(one["chain_id"])
-            else:
-                await _ask_daemon(publisher, one["chain_id"])
+    """Fill Valkey from PostgreSQL again; a running daemon does it where there is one.
+
+    Stopped by a signal, it leaves keys that the next publisher puts right.
+    """
+    await _stoppable(lambda stack: _published(stack, settings))
     return 0
+
+
+async def _published(stack: AsyncExitStack, settings: Settings) -> None:
+    database = await stack.enter_async_context(open_database(settings))
+    address = await stack.enter_async_context(open_valkey(settings))
+    document = await read_status(database)
+    chain_ids = [one["chain_id"] for one in document["chains"]]
+    publisher = await stack.enter_async_context(
+        Publisher(database, address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
+    )
+    await publisher.check()
+    for one in document["chains"]:
+        if one["holder"] is None:
+            await publisher.rebuild(one["chain_id"])
+        else:
+            await _ask_daemon(publisher, one["chain_id"])
 
 
 async def _ask_daemon(publisher: Publisher, chain_id: int) -> None:
@@ -169,10 +188,14 @@ async def _ask_daemon(publisher: Publisher, chain_id: int) -> None:
 
 
 async def migrate(settings: Settings) -> None:
-    """Bring the schema up to date."""
-    async with open_database(settings) as database:
-        for name in await migrate_database(database):
-            log.info("migrated", name=name)
+    """Bring the schema up to date. Stopped by a signal, it leaves the schema as it was."""
+    await _stoppable(lambda stack: _migrated(stack, settings))
+
+
+async def _migrated(stack: AsyncExitStack, settings: Settings) -> None:
+    database = await stack.enter_async_context(open_database(settings))
+    for name in await migrate_database(database):
+        log.info("migrated", name=name)
 
 
 async def url(settings: Settings, what: Literal["database", "valkey", "http"]) -> str:
@@ -196,6 +219,13 @@ def _exit_code(ends: list[End] | None, until: str | int | None) -> int:
         return 3
     halted = ends.count("halted")
     return int(halted > 0 if until is not None else halted == len(ends))
+
+
+async def _stoppable(work: Callable[[AsyncExitStack], Awaitable[T]]) -> T | None:
+    """Run `work`; None where a signal comes first. What it opened on its stack is closed whole in either case."""
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(_stop_signals())
+        return await _until_stopped(work(stack), stop)
 
 
 async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
+import pytest
 from processes import Program, Programs, chain_table, until
 from simulator.chain import SimChain
 from simulator.node import SimNode
 from workload import DEPLOYMENT, Workload
 
 from indexer.core.types import Deployment
+from indexer.embedded.postgres import EmbeddedPostgres
+from indexer.embedded.server import Server
+from indexer.embedded.valkey import EmbeddedValkey
 
 OTHER = Deployment(b"\x90" * 20, b"\x91" * 20, (b"\x92" * 20,), 0)
 
@@ -40,6 +47,29 @@ async def expect_nothing_held(url: str) -> None:
     finally:
         await connection.close()
     assert (held, live) == (0, 0)
+
+
+def running(folder: Path) -> list[str]:
+    servers: tuple[Server, ...] = (EmbeddedPostgres(folder / "data"), EmbeddedValkey(folder / "data"))
+    return [one.name for one in servers if one.folder.exists() and one.alive()]
+
+
+@asynccontextmanager
+async def all_locked(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Keep whoever reads or migrates waiting; the server may end meanwhile."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("BEGIN; LOCK TABLE erc8004_data.migrations, erc8004_data.chains")
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def until_one_waits(connection: asyncpg.Connection) -> None:
+    async def waits() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    await until(waits, "a session waits for the lock")
 
 
 def expect_silence(*programs: Program) -> None:
@@ -151,3 +181,22 @@ async def test_a_halt_is_lifted_under_a_running_daemon(programs: Programs) -> No
     assert code == 0, reindexed.stderr
     assert program.count("chain_halted") == 1
     expect_silence(program)
+
+
+@pytest.mark.parametrize(
+    "words", [("verify",), ("publish", "--rebuild"), ("migrate",), ("reindex", "--rebuild")], ids=" ".join
+)
+async def test_sigterm_of_a_verb_that_ends_stops_the_embedded_servers(
+    embedded_folder: Path, words: tuple[str, ...]
+) -> None:
+    async with Programs(embedded_folder) as programs:
+        assert (await programs.run("migrate"))[0] == 0
+        _, kept = await programs.run("url", "database")
+        async with all_locked(kept.stdout.strip()) as connection:
+            program = await programs.start(*words)
+            await until_one_waits(connection)
+            code = await program.stop()
+
+    assert code == 0, program.stderr
+    expect_silence(program)
+    assert running(embedded_folder) == []
