@@ -19,8 +19,18 @@ from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.publisher import Publisher
 from indexer.repair import Repair, ask_publisher, rebuild_chains, stored_chain
-from indexer.services import database_url, http_url, load_decoder, open_database, open_source, open_valkey
+from indexer.services import (
+    database_url,
+    http_url,
+    load_decoder,
+    open_database,
+    open_servers,
+    open_source,
+    open_valkey,
+)
 from indexer.settings import Settings
+from indexer.stopping import STOP
+from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
 from indexer.supervisor import End
@@ -58,7 +68,8 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
             return RunOutcome(0, {"chains": []})
         with _progress_bar(daemon.progress) if until is not None and not as_json else nullcontext():
             ends = await _until_stopped(daemon.run(), stop)
-        return RunOutcome(_exit_code(ends, until), daemon.document())
+        STOP.exit_code = _exit_code(ends, until)
+        return RunOutcome(STOP.exit_code, daemon.document())
 
 
 async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
@@ -93,7 +104,8 @@ async def _verified(
         document = await verification.verify(
             database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
         )
-    return verification.exit_code(document), dict(document)
+    STOP.exit_code = verification.exit_code(document)
+    return STOP.exit_code, dict(document)
 
 
 async def reindex(
@@ -111,7 +123,8 @@ async def reindex(
             return 0, {}
         with nullcontext() if as_json else _progress_bar({repair.chain.name: repair.progress}):
             await _until_stopped(repair.run(first, last), stop)
-    return repair.outcome.exit_code, repair.outcome.document()
+        STOP.exit_code = repair.outcome.exit_code
+    return STOP.exit_code, repair.outcome.document()
 
 
 async def _repair(stack: AsyncExitStack, settings: Settings) -> Repair:
@@ -161,12 +174,13 @@ async def publish_rebuild(settings: Settings) -> int:
 
 
 async def _published(stack: AsyncExitStack, settings: Settings) -> None:
-    database = await stack.enter_async_context(open_database(settings))
-    address = await stack.enter_async_context(open_valkey(settings))
+    address, valkey_address = await stack.enter_async_context(open_servers(settings))
+    database = await Database.open(address, size=settings.pool_size)
+    stack.push_async_callback(database.close)
     document = await read_status(database)
     chain_ids = [one["chain_id"] for one in document["chains"]]
     publisher = await stack.enter_async_context(
-        Publisher(database, address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
+        Publisher(database, valkey_address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
     )
     await publisher.check()
     for one in document["chains"]:
@@ -245,16 +259,23 @@ async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
 
 @contextmanager
 def _stop_signals() -> Iterator[asyncio.Event]:
-    """Set the event at SIGTERM or SIGINT, in place of what Python does."""
+    """Set the event at SIGTERM or SIGINT, in place of what Python does; from then on the process has a deadline."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def begin() -> None:
+        STOP.begin()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, begin)
     try:
         yield stop
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            if stop.is_set():
+                signal.signal(number, signal.SIG_IGN)  # an impatient second one must not spoil the exit code
 
 
 def _pace(progress: Progress, done: int, whole: int) -> tuple[str, str]:
