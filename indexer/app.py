@@ -19,8 +19,18 @@ from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.publisher import Publisher
 from indexer.repair import Repair, ask_publisher, rebuild_chains, stored_chain
-from indexer.services import database_url, http_url, load_decoder, open_database, open_source, open_valkey
+from indexer.services import (
+    database_url,
+    http_url,
+    load_decoder,
+    open_database,
+    open_servers,
+    open_source,
+    open_valkey,
+)
 from indexer.settings import Settings
+from indexer.stopping import STOP
+from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
 from indexer.supervisor import End
@@ -58,7 +68,8 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
             return RunOutcome(0, {"chains": []})
         with _progress_bar(daemon.progress) if until is not None and not as_json else nullcontext():
             ends = await _until_stopped(daemon.run(), stop)
-        return RunOutcome(_exit_code(ends, until), daemon.document())
+        STOP.exit_code = _exit_code(ends, until)
+        return RunOutcome(STOP.exit_code, daemon.document())
 
 
 async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
@@ -69,23 +80,32 @@ async def status(settings: Settings) -> tuple[int, dict[str, Any]]:
 
 
 async def verify(settings: Settings, chain: str | None, sample: int) -> tuple[int, dict[str, Any]]:
-    """Compare the tables with the ledger and with the contracts; see `indexer.verify`."""
+    """Compare the tables with the ledger and with the contracts; see `indexer.verify`.
+
+    Stopped by a signal, it has no verdict: 0, and an empty document.
+    """
+    return await _stoppable(lambda stack: _verified(stack, settings, chain, sample)) or (0, {})
+
+
+async def _verified(
+    stack: AsyncExitStack, settings: Settings, chain: str | None, sample: int
+) -> tuple[int, dict[str, Any]]:
     from indexer import verify as verification  # only this verb pays for the import
 
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        chain_ids = None if chain is None else [(await stored_chain(database, chain))["chain_id"]]
-        sources: dict[int, Source] = {}
-        for one in settings.chains:
-            if one.rpc and chain in {None, one.name}:
-                sources[one.id] = source = await stack.enter_async_context(open_source(one))
-                await source.check_chain(one.id)
-        progress: dict[str, Progress] = {}
-        with _progress_bar(progress):
-            document = await verification.verify(
-                database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
-            )
-    return verification.exit_code(document), dict(document)
+    database = await stack.enter_async_context(open_database(settings))
+    chain_ids = None if chain is None else [(await stored_chain(database, chain))["chain_id"]]
+    sources: dict[int, Source] = {}
+    for one in settings.chains:
+        if one.rpc and chain in {None, one.name}:
+            sources[one.id] = source = await stack.enter_async_context(open_source(one))
+            await source.check_chain(one.id)
+    progress: dict[str, Progress] = {}
+    with _progress_bar(progress):
+        document = await verification.verify(
+            database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
+        )
+    STOP.exit_code = verification.exit_code(document)
+    return STOP.exit_code, dict(document)
 
 
 async def reindex(
@@ -98,13 +118,18 @@ async def reindex(
     """
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
-        database = await stack.enter_async_context(open_database(settings))
-        repair = await _until_stopped(Repair.open(stack, database, settings.chains[0]), stop)
+        repair = await _until_stopped(_repair(stack, settings), stop)
         if repair is None:
             return 0, {}
         with nullcontext() if as_json else _progress_bar({repair.chain.name: repair.progress}):
             await _until_stopped(repair.run(first, last), stop)
-    return repair.outcome.exit_code, repair.outcome.document()
+        STOP.exit_code = repair.outcome.exit_code
+    return STOP.exit_code, repair.outcome.document()
+
+
+async def _repair(stack: AsyncExitStack, settings: Settings) -> Repair:
+    database = await stack.enter_async_context(open_database(settings))
+    return await Repair.open(stack, database, settings.chains[0])
 
 
 async def rebuild(settings: Settings, chain: str | None, *, as_json: bool = False) -> tuple[int, dict[str, Any]]:
@@ -112,18 +137,19 @@ async def rebuild(settings: Settings, chain: str | None, *, as_json: bool = Fals
 
     1 where stored logs contradict each other: only fetching them again puts that right.
     """
-    progress: dict[str, Progress] = {}
-    async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
-        database = await stack.enter_async_context(open_database(settings))
-        chains = (await read_status(database))["chains"] if chain is None else [await stored_chain(database, chain)]
-        with nullcontext() if as_json else _progress_bar(progress):
-            document = await _until_stopped(rebuild_chains(database, chains, _reached(progress)), stop)
-        if document is None:
-            return 0, {"chains": []}
-        if changed := [one["chain_id"] for one in document["chains"] if one["merged"]]:
-            await ask_publisher(settings, database, changed)
+    document = await _stoppable(lambda stack: _rebuilt(stack, settings, chain, as_json=as_json)) or {"chains": []}
     return int(any(one["unsettled"] for one in document["chains"])), document
+
+
+async def _rebuilt(stack: AsyncExitStack, settings: Settings, chain: str | None, *, as_json: bool) -> dict[str, Any]:
+    progress: dict[str, Progress] = {}
+    database = await stack.enter_async_context(open_database(settings))
+    chains = (await read_status(database))["chains"] if chain is None else [await stored_chain(database, chain)]
+    with nullcontext() if as_json else _progress_bar(progress):
+        document = await rebuild_chains(database, chains, _reached(progress))
+    if changed := [one["chain_id"] for one in document["chains"] if one["merged"]]:
+        await ask_publisher(settings, database, changed)
+    return document
 
 
 def _reached(progress: dict[str, Progress]) -> Callable[[str, int, int, int], None]:
@@ -139,22 +165,29 @@ def _reached(progress: dict[str, Progress]) -> Callable[[str, int, int, int], No
 
 
 async def publish_rebuild(settings: Settings) -> int:
-    """Fill Valkey from PostgreSQL again; a running daemon does it where there is one."""
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        address = await stack.enter_async_context(open_valkey(settings))
-        document = await read_status(database)
-        chain_ids = [one["chain_id"] for one in document["chains"]]
-        publisher = await stack.enter_async_context(
-            Publisher(database, address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
-        )
-        await publisher.check()
-        for one in document["chains"]:
-            if one["holder"] is None:
-                await publisher.rebuild(one["chain_id"])
-            else:
-                await _ask_daemon(publisher, one["chain_id"])
+    """Fill Valkey from PostgreSQL again; a running daemon does it where there is one.
+
+    Stopped by a signal, it leaves keys that the next publisher puts right.
+    """
+    await _stoppable(lambda stack: _published(stack, settings))
     return 0
+
+
+async def _published(stack: AsyncExitStack, settings: Settings) -> None:
+    address, valkey_address = await stack.enter_async_context(open_servers(settings))
+    database = await Database.open(address, size=settings.pool_size)
+    stack.push_async_callback(database.close)
+    document = await read_status(database)
+    chain_ids = [one["chain_id"] for one in document["chains"]]
+    publisher = await stack.enter_async_context(
+        Publisher(database, valkey_address, chain_ids=chain_ids, stream_maxlen=settings.stream_maxlen)
+    )
+    await publisher.check()
+    for one in document["chains"]:
+        if one["holder"] is None:
+            await publisher.rebuild(one["chain_id"])
+        else:
+            await _ask_daemon(publisher, one["chain_id"])
 
 
 async def _ask_daemon(publisher: Publisher, chain_id: int) -> None:
@@ -169,10 +202,14 @@ async def _ask_daemon(publisher: Publisher, chain_id: int) -> None:
 
 
 async def migrate(settings: Settings) -> None:
-    """Bring the schema up to date."""
-    async with open_database(settings) as database:
-        for name in await migrate_database(database):
-            log.info("migrated", name=name)
+    """Bring the schema up to date. Stopped by a signal, it leaves the schema as it was."""
+    await _stoppable(lambda stack: _migrated(stack, settings))
+
+
+async def _migrated(stack: AsyncExitStack, settings: Settings) -> None:
+    database = await stack.enter_async_context(open_database(settings))
+    for name in await migrate_database(database):
+        log.info("migrated", name=name)
 
 
 async def url(settings: Settings, what: Literal["database", "valkey", "http"]) -> str:
@@ -198,6 +235,13 @@ def _exit_code(ends: list[End] | None, until: str | int | None) -> int:
     return int(halted > 0 if until is not None else halted == len(ends))
 
 
+async def _stoppable(work: Callable[[AsyncExitStack], Awaitable[T]]) -> T | None:
+    """Run `work`; None where a signal comes first. What it opened on its stack is closed whole in either case."""
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(_stop_signals())
+        return await _until_stopped(work(stack), stop)
+
+
 async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
     """Run `work`; where a signal comes first, cancel it, let it clean up, and return None."""
     task = asyncio.ensure_future(work)
@@ -215,16 +259,23 @@ async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
 
 @contextmanager
 def _stop_signals() -> Iterator[asyncio.Event]:
-    """Set the event at SIGTERM or SIGINT, in place of what Python does."""
+    """Set the event at SIGTERM or SIGINT, in place of what Python does; from then on the process has a deadline."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def begin() -> None:
+        STOP.begin()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, begin)
     try:
         yield stop
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            if stop.is_set():
+                signal.signal(number, signal.SIG_IGN)  # an impatient second one must not spoil the exit code
 
 
 def _pace(progress: Progress, done: int, whole: int) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "erc8004-indexer"
 INTERRUPTED: Final = 130
-"""What a shell expects of a command ended by Ctrl-C; `run` and `demo` end cleanly by themselves, with 0."""
+"""What a shell expects of a command ended by Ctrl-C; those that work for long end cleanly by themselves, with 0."""
 
 _HELP: Final = f"""Index ERC-8004 identity, reputation and validation events into PostgreSQL and Valkey.
 
@@ -41,6 +42,9 @@ _MAX_COLUMNS: Final = 7
 _UNCUT: Final = 10_000
 """Width for readers that are no terminal: programs want whole lines."""
 
+_LOOPS: Final = ExitStack()
+"""Event loops, closed after what they brought is printed: threads that hang must not hold that back."""
+
 T = TypeVar("T")
 
 cli = typer.Typer(
@@ -54,7 +58,13 @@ cli = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; the one place where errors become messages and exit codes."""
+    """Run the command line, close what it left open, and leave."""
+    with _LOOPS:
+        _command()
+
+
+def _command() -> None:
+    """Run the command line; nowhere else do errors become messages and exit codes."""
     try:
         cli(prog_name=NAME)
     except IndexerError as error:
@@ -256,9 +266,9 @@ def _settings(*, chains: Sequence[str] = (), rpc: str | None = None, need_chains
 
 
 def _await(work: Coroutine[Any, Any, T]) -> T:
+    runner = _LOOPS.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(work)
+        return runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

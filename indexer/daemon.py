@@ -24,8 +24,9 @@ from indexer.http.server import HttpServer
 from indexer.pipeline import Pipeline
 from indexer.publisher import Publisher
 from indexer.roster import LOOK_EVERY_S, Roster
-from indexer.services import database_url, http_file, left_in_file, load_decoder, open_source, open_valkey
+from indexer.services import http_file, left_in_file, load_decoder, open_servers, open_source
 from indexer.settings import ChainSettings, Settings
+from indexer.stopping import STOP
 from indexer.store.chains import Chains
 from indexer.store.database import Database
 from indexer.store.leases import Instances, Lease, Leases
@@ -41,7 +42,7 @@ _TELL_EVERY_S: Final = 3.0
 _PUBLISH_AGAIN_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.1
 _CANCEL_AGAIN_S: Final = 3.0
-_END_WITHIN_S: Final = 6.0  # of the ten that a stop may take
+_END_WITHIN_S: Final = 5.0  # and HTTP its 3 s: embedded servers shall have a moment too
 
 
 class AllHalted(Fatal):
@@ -68,8 +69,7 @@ class Daemon:
     async def open(cls, stack: AsyncExitStack, settings: Settings, *, until: str | int | None, no_wait: bool) -> Daemon:
         """Build all parts; nothing is asked of a chain yet."""
         log.info("settings_loaded", chains=[chain.name for chain in settings.chains])
-        address = await stack.enter_async_context(database_url(settings))
-        valkey_address = await stack.enter_async_context(open_valkey(settings))
+        address, valkey_address = await stack.enter_async_context(open_servers(settings))
         database = await Database.open(address, size=settings.pool_size)
         stack.push_async_callback(database.close)
         leased: dict[int, Lease] = {}
@@ -246,11 +246,11 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
 
     More than once, as `asyncio.wait_for` of Python 3.11, in libraries too, may lose one.
     """
-    running, ends_at = tasks, time.monotonic() + _END_WITHIN_S
-    while running and time.monotonic() < ends_at:
+    running, ends_at = tasks, time.monotonic() + STOP.left_s(_END_WITHIN_S)
+    while running and (left_s := ends_at - time.monotonic()) > 0:
         for task in running:
             task.cancel()
-        _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+        _, running = await asyncio.wait(running, timeout=min(left_s, _CANCEL_AGAIN_S))
     for task in tasks - running:
         if not task.cancelled():
             task.exception()  # of no interest any more

@@ -69,6 +69,7 @@ EVENTS: Final = frozenset(
         "reorg_detected",
         "rollback_committed",
         "settings_loaded",
+        "stop_forced",
         "survey_failed",
         "task_abandoned",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -54,6 +54,20 @@ async def open_valkey(settings: Settings, *, keep: bool = False) -> AsyncIterato
     async with valkey(settings.data_dir, keep=keep) as address:
         log.info("embedded_started", server="valkey", data=str(settings.data_dir))
         yield address
+
+
+@asynccontextmanager
+async def open_servers(settings: Settings) -> AsyncIterator[tuple[str, str]]:
+    """Yield the addresses of both; embedded ones are stopped side by side, so that neither waits for one that hangs."""
+    database, cache = AsyncExitStack(), AsyncExitStack()
+    try:
+        address = await database.enter_async_context(database_url(settings))
+        yield address, await cache.enter_async_context(open_valkey(settings))
+    finally:
+        failures = await asyncio.gather(cache.aclose(), database.aclose(), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 @asynccontextmanager

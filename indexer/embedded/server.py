@@ -23,9 +23,10 @@ import structlog
 
 from indexer.embedded.locks import hold, is_locked, open_lock, try_lock
 from indexer.embedded.process import EmbeddedError, Identity, finish, launch, log_tail, reap
+from indexer.stopping import STOP
 
 _START_TIMEOUT_S = 300.0  # recovery after a crash replays up to max_wal_size of log
-_STOP_TIMEOUT_S = 8.0  # the daemon has 10 s from SIGTERM to its end
+_STOP_TIMEOUT_S = 8.0  # less where a signal came and other parts took their time
 _POLL_S = 0.01
 _SUPERVISE_S = 0.25  # one system call a look
 _RETRY_S = 2.0
@@ -88,10 +89,10 @@ class Server(ABC):
             await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
-        """Ask the server to end and wait for it. One that takes longer ends by itself; its data is safe."""
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        """Ask the server to end, and wait as long as we may. One that takes longer ends by itself; its data is safe."""
+        deadline = time.monotonic() + STOP.left_s(_STOP_TIMEOUT_S)
         asked = False
-        while self.alive() and time.monotonic() < deadline:
+        while self.alive() and not (asked and time.monotonic() > deadline):
             asked = asked or self.send(self.stop_signal)
             await asyncio.sleep(_POLL_S)
         await finish(reap)

@@ -15,6 +15,7 @@ import uvicorn
 from indexer.errors import SettingsError
 from indexer.http.routes import make_app
 from indexer.http.state import HttpState, StatusReader
+from indexer.stopping import STOP
 
 _BACKLOG: Final = 128
 _GRACE_S: Final = 3
@@ -70,6 +71,7 @@ class HttpServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Answer the requests under way, then close the socket."""
+        self._server.config.timeout_graceful_shutdown = int(STOP.left_s(_GRACE_S))
         self._server.should_exit = True
         try:
             await self._task

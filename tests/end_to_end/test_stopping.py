@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
-from processes import Program, Programs, chain_table, until
+import pytest
+from processes import Program, Programs, chain_table, frozen, until
 from simulator.chain import SimChain
 from simulator.node import SimNode
 from workload import DEPLOYMENT, Workload
 
 from indexer.core.types import Deployment
+from indexer.embedded.postgres import EmbeddedPostgres
+from indexer.embedded.server import Server
+from indexer.embedded.valkey import EmbeddedValkey
 
+HANGING_DNS = """
+import socket, sys, time
+sys.modules["uvloop"] = None  # resolves names in C, where nothing can be put in place of it
+resolve = socket.getaddrinfo
+
+def hang(host, *more, **options):
+    if host != "node.invalid":
+        return resolve(host, *more, **options)
+    print("the resolver hangs", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+socket.getaddrinfo = hang
+"""
 OTHER = Deployment(b"\x90" * 20, b"\x91" * 20, (b"\x92" * 20,), 0)
 
 
@@ -40,6 +61,36 @@ async def expect_nothing_held(url: str) -> None:
     finally:
         await connection.close()
     assert (held, live) == (0, 0)
+
+
+def running(folder: Path) -> list[str]:
+    servers: tuple[Server, ...] = (EmbeddedPostgres(folder / "data"), EmbeddedValkey(folder / "data"))
+    return [one.name for one in servers if one.folder.exists() and one.alive()]
+
+
+def family(server: Server) -> list[int]:
+    """Return the server's process and its children, parent first: all that has to hang with it."""
+    pid = server.pid()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in (pid or 0, *children)]
+
+
+@asynccontextmanager
+async def all_locked(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Keep whoever reads or migrates waiting; the server may end meanwhile."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("BEGIN; LOCK TABLE erc8004_data.migrations, erc8004_data.chains")
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def until_one_waits(connection: asyncpg.Connection) -> None:
+    async def waits() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    await until(waits, "a session waits for the lock")
 
 
 def expect_silence(*programs: Program) -> None:
@@ -151,3 +202,73 @@ async def test_a_halt_is_lifted_under_a_running_daemon(programs: Programs) -> No
     assert code == 0, reindexed.stderr
     assert program.count("chain_halted") == 1
     expect_silence(program)
+
+
+@pytest.mark.parametrize(
+    "words", [("verify",), ("publish", "--rebuild"), ("migrate",), ("reindex", "--rebuild")], ids=" ".join
+)
+async def test_sigterm_of_a_verb_that_ends_stops_the_embedded_servers(
+    embedded_folder: Path, words: tuple[str, ...]
+) -> None:
+    async with Programs(embedded_folder) as programs:
+        assert (await programs.run("migrate"))[0] == 0
+        _, kept = await programs.run("url", "database")
+        async with all_locked(kept.stdout.strip()) as connection:
+            program = await programs.start(*words)
+            await until_one_waits(connection)
+            code = await program.stop()
+
+    assert code == 0, program.stderr
+    expect_silence(program)
+    assert running(embedded_folder) == []
+
+
+@pytest.mark.parametrize("words", [("run",), ("run", "--until", "head", "--json")], ids=["run", "until"])
+async def test_sigterm_while_names_are_not_resolved(programs: Programs, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_DNS)
+    programs.configure(chain_table("local", "http://node.invalid"))
+    program = await programs.start(*words, PYTHONPATH=str(tmp_path))
+
+    async def hangs() -> bool:
+        return "the resolver hangs" in program.messages
+
+    await until(hangs, "a name is asked for")
+    code = await program.stop()
+
+    assert code == 0
+    assert set(program.messages) == {"the resolver hangs"}
+    assert "--json" not in words or program.document["chains"]
+
+
+async def test_sigterm_while_the_embedded_servers_hang(embedded_folder: Path) -> None:
+    chain, _ = grown(39)
+    data = embedded_folder / "data"
+    async with SimNode(chain) as node, Programs(embedded_folder) as programs:
+        programs.configure(chain_table("local", node.url))
+        program = await programs.start("run")
+        await ready(program)
+        async with frozen(*family(EmbeddedValkey(data)), *family(EmbeddedPostgres(data))):
+            code = await program.stop()
+
+    async def ended() -> bool:
+        return not running(embedded_folder)
+
+    assert code == 0
+    expect_silence(program)
+    await until(ended, "both were asked to end, and do once they can")
+
+
+async def test_a_second_sigterm_changes_nothing(embedded_folder: Path) -> None:
+    chain, _ = grown(40)
+    async with SimNode(chain) as node, Programs(embedded_folder) as programs:
+        programs.configure(chain_table("local", node.url))
+        program = await programs.start("run")
+        await ready(program)
+        while program.process.returncode is None:
+            program.send(signal.SIGTERM)
+            await asyncio.sleep(0.005)
+        code = await program.ended()
+
+    assert code == 0
+    expect_silence(program)
+    assert running(embedded_folder) == []

@@ -72,11 +72,12 @@ async def _long(args: argparse.Namespace) -> int:
     async with _servers(folder) as servers:
         try:
             outcome = await LongRun(plan, servers, folder, args.seconds).run()
-        except AssertionError as error:
-            outcome = {"seed": plan.seed, "failed": str(error)[:3000], "kept": str(folder)}
-    print(json.dumps(outcome))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome of the run
+            outcome = {"seed": plan.seed, "failed": f"{type(error).__name__}: {error}"[:3000]}
     if "failed" in outcome:
+        print(json.dumps({**outcome, "kept": str(folder)}))
         return 1
+    print(json.dumps(outcome))
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 

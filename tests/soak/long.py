@@ -17,7 +17,7 @@ from simulator.world import World
 
 from indexer.core.types import Proof
 from soak.house import Servers, opened
-from soak.samples import Sampler, summary
+from soak.samples import Sampler, summary, verdict
 from soak.season import ADDRESSES, BEGIN_S, calm_down, differences, keep_logs, tables_at, truth
 from soak.troubles import Household
 from soak.watch import Reader
@@ -43,7 +43,7 @@ class LongRun:
     sample_s: float = 30.0
 
     async def run(self) -> dict[str, Any]:
-        """Play, sample, wait for calm, compare. Raises AssertionError with what differs."""
+        """Play, sample, wait for calm, compare; `failed` names what grew. Raises AssertionError with what differs."""
         async with AsyncExitStack() as stack:
             world = await stack.enter_async_context(World(self.plan))
             house = await stack.enter_async_context(opened(self.servers, self.folder, own_postgres=True))
@@ -61,8 +61,11 @@ class LongRun:
             await household.stop()
             expected = await truth(self.servers, world)
         assert not (told := differences(found, expected)), told
+        assert reader.looks > 0, "nobody ever saw a checkpoint and its rows"
+        failed = verdict(samples, self.seconds / self.sample_s)
         return {
             "seed": self.plan.seed,
+            **({"failed": failed} if failed else {}),
             "seconds": self.seconds,
             "summary": summary(samples),
             **world.figures(),

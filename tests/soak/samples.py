@@ -60,6 +60,8 @@ def _rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
 
 
+ENOUGH: Final = 8  # samples; with fewer, a quarter is a moment, and the first one is the start
+
 FLAT: Final = ("rss", "fds", "threads", "valkey_rss", "sessions", "dead_rows", "bytes_a_row", "lag_blocks")
 
 
@@ -69,12 +71,44 @@ def summary(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told = {}
     for name in (*FLAT, "live_rows", "table_bytes"):
         first, last = (
-            sum(one[name] or 0 for one in part) / len(part) for part in (samples[:quarter], samples[-quarter:])
+            sum(one.get(name) or 0 for one in part) / len(part) for part in (samples[:quarter], samples[-quarter:])
         )
         told[name] = {
             "first": round(first),
             "last": round(last),
             "ratio": round(last / first, 3) if first else None,
-            "most": max(one[name] or 0 for one in samples),
+            "most": max(one.get(name) or 0 for one in samples),
         }
     return told
+
+
+MORE: Final = {"fds": 8, "threads": 3, "sessions": 3}  # connections come and go with faults, in either direction
+RSS_GROWS: Final = 1.25  # caches fill; a leak of a few hundred bytes an answer is far beyond
+RSS_MORE: Final = 8 << 20
+DEAD_SHARE: Final = 0.5  # of the live rows: what a lazy autovacuum leaves
+GROWS: Final = 1.5
+LAG_BLOCKS: Final = 10
+
+
+def judge(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what of a summary should have stayed flat and did not; Valkey's memory grows with its keys, and may."""
+    first, last = ({name: one[part] for name, one in told.items()} for part in ("first", "last"))
+    dead, dead_before = (part["dead_rows"] / max(1, part["live_rows"]) for part in (last, first))
+    limits = {
+        **{name: (last[name], first[name] + more) for name, more in MORE.items()},
+        "rss": (last["rss"], RSS_GROWS * first["rss"] + RSS_MORE),
+        "dead rows a live one": (dead, max(DEAD_SHARE, GROWS * dead_before)),
+        "bytes_a_row": (last["bytes_a_row"], GROWS * first["bytes_a_row"]),
+        "lag_blocks": (last["lag_blocks"], LAG_BLOCKS),
+    }
+    return [f"{name}: {found:g} at the end, at most {most:g}" for name, (found, most) in limits.items() if found > most]
+
+
+def verdict(samples: Sequence[Mapping[str, Any]], expected: float) -> str | None:
+    """Return why a run failed that should have brought `expected` samples; None where it did not.
+
+    A run too short for a comparison is not judged.
+    """
+    if len(samples) < ENOUGH:
+        return f"only {len(samples)} samples of {expected:g}" if expected > ENOUGH else None
+    return "; ".join(judge(summary(samples))) or None

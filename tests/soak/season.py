@@ -64,6 +64,7 @@ class Season:
             await household.stop()
             expected = await truth(self.servers, world)
         assert not (told := differences(found, expected)), told
+        assert reader.looks > 0, "nobody ever saw a checkpoint and its rows"
         return {
             "seed": self.plan.seed,
             "seconds": round(time.monotonic() - began, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import suppress
@@ -33,6 +34,8 @@ USUAL: Final[tuple[Trouble, ...]] = (
     "rebuild",
 )
 OWN: Final[tuple[Trouble, ...]] = (*USUAL, "postgres", "postgres", "postmaster")
+BROKEN: Final = frozenset({"chain_halted", "chain_restarted", "task_abandoned", "stop_forced"})
+"""Events that no weather excuses, beside all that carry the traceback of an error nobody expected."""
 DOWN_S: Final = 1.5  # longest pause between a kill and the next start
 
 
@@ -87,21 +90,25 @@ class Household:
                 assert_never(other)
 
     async def stop(self) -> None:
-        """Ask all to end, which they have to within the promised time."""
+        """Ask all to end, which they have to within the promised time, and look at what all ever said."""
         for program in (self.daemon, self.second):
             if program is not None:
                 await self._stop(program)
+        self._check_logs()
 
     def check(self) -> None:
-        """Fail where a process ended by itself, halted its chain or met an error of its own making."""
+        """Fail where a daemon ended by itself, or any process met an error of its own making."""
         for program in (self.daemon, self.second):
-            if program is None:
-                continue
-            code = program.process.returncode
-            assert code is None, f"ended by itself with {code}: {program.stderr[-5:]}"
-            for event in ("chain_halted", "chain_restarted"):
-                told = [one for one in program.events if one["event"] == event]
-                assert not told, told[0]
+            if program is not None:
+                code = program.process.returncode
+                assert code is None, f"ended by itself with {code}: {program.stderr[-5:]}"
+        self._check_logs()
+
+    def _check_logs(self) -> None:
+        """Look through the logs of all processes, gone ones too: what was begun anew had broken all the same."""
+        for program in self.house.programs.started:
+            for line in program.stderr:
+                assert not is_broken(line), f"process {program.pid}: {line[-3000:]}"
 
     async def _kill(self) -> None:
         daemon = self._daemon()
@@ -182,6 +189,15 @@ class Household:
     def _daemon(self) -> Program:
         assert self.daemon is not None
         return self.daemon
+
+
+def is_broken(line: str) -> bool:
+    """Say whether a line on stderr tells of something that no node, network or kill may bring about."""
+    try:
+        told = json.loads(line)
+    except ValueError:  # a person's, or the last one of a process that was killed while it wrote
+        return line.startswith("Traceback ")
+    return isinstance(told, dict) and ("exception" in told or told.get("event") in BROKEN)
 
 
 def _kill_postgres(house: House, *, children: bool) -> None:

@@ -1,0 +1,65 @@
+"""The end of this process after a signal: one deadline for everything that has to stop, whatever hangs.
+
+Who ends something asks here how long that may take: pauses that are each short enough add up to more than a stop may
+last. What hangs even so ends with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger()
+
+_ORDERLY_S: Final = 8.5  # for what ends in order, of the ten that a stop may take
+_LAST_RESORT_S: Final = 9.0
+_FLUSH_S: Final = 0.3  # a pipe that nobody reads takes nothing
+
+
+@dataclass(slots=True)
+class Stop:
+    """A stop of the process; `exit_code` is what it ends with should it have to be cut short."""
+
+    exit_code: int = 0
+    _began: float | None = None
+
+    def begin(self) -> None:
+        """Start the clock, at the first signal; further ones change nothing.
+
+        At its end only a thread is sure to act: the event loop may be waiting for threads that hang in the resolver.
+        """
+        if self._began is None:
+            self._began = time.monotonic()
+            last_resort = threading.Timer(_LAST_RESORT_S, self._leave)
+            last_resort.daemon = True
+            last_resort.start()
+
+    def left_s(self, most_s: float) -> float:
+        """Return how many seconds something may take to end: `most_s`, and less where the deadline is nearer."""
+        if self._began is None:
+            return most_s
+        return max(0.0, min(most_s, self._began + _ORDERLY_S - time.monotonic()))
+
+    def _leave(self) -> None:
+        saying = threading.Thread(target=_say_the_rest, daemon=True)
+        saying.start()
+        saying.join(_FLUSH_S)
+        os._exit(self.exit_code)
+
+
+STOP: Final = Stop()
+"""The one of this process, as a signal is to all of it."""
+
+
+def _say_the_rest() -> None:
+    log.warning("stop_forced", after_s=_LAST_RESORT_S)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
