@@ -5,7 +5,7 @@ What is new is added; what would go, or be replaced, must be confirmed first, fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -25,6 +25,9 @@ class Judge(Protocol):
 
     async def prove(self, numbers: Sequence[int], addresses: Sequence[bytes]) -> tuple[ProvenBlock, ...]:
         """Return what these blocks hold, proven by their receipts roots; MethodMissing where nobody can."""
+
+    async def vouches(self, block: ProvenBlock, against: Sequence[RawLog]) -> bool:
+        """Say whether a proven block is one of this chain: that of the stored logs `against`, or known to two."""
 
     async def confirms(
         self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes], *, against: Sequence[RawLog] = ()
@@ -64,20 +67,31 @@ async def correct(judge: Judge, slices: Slices, fetched: Slice, how: Correction)
     """Take in what differs between a fetched slice and the tables, all of it or nothing.
 
     Blocks that would lose a log, or get another one in its place, are read again by their receipts, which then are the
-    answer; where nobody serves receipts, another provider has to agree. Raises Unconfirmed where none does, SliceMoved
-    where the chain moved meanwhile, RpcError, StoreUnavailable or LeaseLost.
+    answer if the block is certain to be one of this chain; where nobody serves receipts, another provider has to agree.
+    Raises Unconfirmed where none does, SliceMoved where the chain moved meanwhile, RpcError, StoreUnavailable or
+    LeaseLost.
     """
-    lost = [change for change in await slices.compare(fetched) if change.removes]
-    if lost and fetched.batch.proof != "receipts":
-        fetched, certain = await _settled(judge, fetched, [change.stored for change in lost if change.stored])
-        lost = [one for one in await slices.compare(fetched) if one.removes and one.block_number in certain]
-    removable = frozenset(change.position for change in lost)
+    lost = _lost(await slices.compare(fetched))
+    removable: frozenset[Position] = frozenset()
+    if lost:
+        fetched, proven = await _read_again(judge, fetched, sorted(lost))
+        lost = _lost(await slices.compare(fetched))
+        certain = [n for n, logs in lost.items() if await _is_certain(judge, fetched, n, proven.get(n), logs)]
+        removable = frozenset((log.block_number, log.log_index) for number in certain for log in lost[number])
     return await slices.swap(fetched, removable=removable, announce=how.announce, mark=how.mark)
 
 
-async def _settled(judge: Judge, fetched: Slice, lost: Sequence[RawLog]) -> tuple[Slice, set[int]]:
-    """Return the slice with what is certain of the blocks that would lose logs, and which of them are certain."""
-    numbers = sorted({log.block_number for log in lost})
+def _lost(changes: Iterable[Change]) -> dict[int, list[RawLog]]:
+    """Return the stored logs that would go, or be replaced, by block number."""
+    lost: dict[int, list[RawLog]] = {}
+    for change in changes:
+        if change.stored is not None:
+            lost.setdefault(change.block_number, []).append(change.stored)
+    return lost
+
+
+async def _read_again(judge: Judge, fetched: Slice, numbers: Sequence[int]) -> tuple[Slice, dict[int, ProvenBlock]]:
+    """Return the slice with what the receipts of these blocks say, and the proven blocks; none where that fails."""
     try:
         proven = [
             block
@@ -85,19 +99,24 @@ async def _settled(judge: Judge, fetched: Slice, lost: Sequence[RawLog]) -> tupl
             for block in await judge.prove(numbers[start : start + _PROVEN_AT_ONCE], fetched.addresses)
         ]
     except (MethodMissing, Inconsistent, Pruned):
-        return fetched, {number for number in numbers if await _agreed(judge, fetched, number, lost)}
+        return fetched, {}
     held = {block.number: block.hash for block in fetched.batch.blocks}
     for block in proven:
         if held.get(block.ref.number, block.ref.hash) != block.ref.hash:
             raise Inconsistent("", f"block {block.ref.number} changed while being read")
     logs = [log for block in proven for log in block.logs]
-    return replace(fetched, batch=_with_logs(fetched.batch, logs, numbers)), {*numbers}
+    merged = replace(fetched, batch=_with_logs(fetched.batch, logs, numbers))
+    return merged, {block.ref.number: block for block in proven}
 
 
-async def _agreed(judge: Judge, fetched: Slice, number: int, lost: Sequence[RawLog]) -> bool:
+async def _is_certain(
+    judge: Judge, fetched: Slice, number: int, proven: ProvenBlock | None, lost: Sequence[RawLog]
+) -> bool:
+    """Say whether it is certain that these stored logs of a block are wrong."""
+    if proven is not None:
+        return await judge.vouches(proven, lost)
     logs = [log for log in fetched.batch.logs if log.block_number == number]
-    against = [log for log in lost if log.block_number == number]
-    return await judge.confirms(number, logs, fetched.addresses, against=against)
+    return await judge.confirms(number, logs, fetched.addresses, against=lost)
 
 
 def _with_logs(batch: Batch, logs: Sequence[RawLog], numbers: Collection[int]) -> Batch:

@@ -185,6 +185,19 @@ def has_no_transactions(header: Header) -> bool:
     return header.fields["receiptsRoot"] == _EMPTY_ROOT
 
 
+def same_root(header: Header, other: Header) -> bool:
+    """Say whether two headers have the same receipts root."""
+    return header.fields["receiptsRoot"] == other.fields["receiptsRoot"]
+
+
+def has_its_hash(header: Header) -> bool:
+    """Say whether the block hash is the hash of the header's fields; not so on chains with headers of their own."""
+    try:
+        return header_hash(header.fields) == header.ref.hash
+    except ValueError:
+        return False
+
+
 def excludes(header: Header, logs: Iterable[RawLog]) -> bool:
     """Say whether the header has a bloom that rules out one of the logs."""
     return header.bloom is not None and bloom_excludes(header.bloom, ((log.address, log.topics) for log in logs))

@@ -46,10 +46,18 @@ class Tip:
 
 @dataclass(frozen=True, slots=True)
 class ProvenBlock:
-    """A block and all of its logs of the addresses asked for, bound to each other by the receipts root."""
+    """A block and all of its logs of the addresses asked for, bound to each other by the receipts root.
 
-    ref: BlockRef
+    Anybody can make up such a block: what binds it to this chain is that its hash is known (`Source.vouches`).
+    """
+
+    header: Header
     logs: tuple[RawLog, ...]
+
+    @property
+    def ref(self) -> BlockRef:
+        """Return its place in the chain."""
+        return self.header.ref
 
 
 class Source:
@@ -200,11 +208,14 @@ class Source:
         return ()
 
     async def _told(self, numbers: Sequence[int], exclude: Sequence[Provider] = ()) -> tuple[BlockRef, ...]:
+        self._teller, headers = await self._headers(numbers, exclude)
+        return tuple(header.ref for header in headers)
+
+    async def _headers(self, numbers: Sequence[int], exclude: Sequence[Provider]) -> tuple[Provider, list[Header]]:
         async def ask(provider: Provider) -> tuple[Provider, list[Header]]:
             return provider, await self._reader.headers(provider, numbers)
 
-        self._teller, headers = await self.pool.run(ask, exclude=exclude)
-        return tuple(header.ref for header in headers)
+        return await self.pool.run(ask, exclude=exclude)
 
     async def fetch(self, wanted: BlockRange, addresses: Sequence[bytes]) -> Batch:
         """Fetch all logs of the addresses in a range that is final, and the header of its last block.
@@ -231,7 +242,29 @@ class Source:
             return ()
         headers = await self._logs.headers(numbers)
         logs = await self._receipts.prove(headers, frozenset(addresses))
-        return tuple(ProvenBlock(header.ref, tuple(logs[header.ref.number])) for header in headers)
+        return tuple(ProvenBlock(header, tuple(logs[header.ref.number])) for header in headers)
+
+    async def vouches(self, block: ProvenBlock, against: Sequence[RawLog]) -> bool:
+        """Say whether a proven block is one of this chain, so that it speaks against stored logs of its number.
+
+        It is if all of these are of that very block; else two different providers must have it. Raises RpcError.
+        """
+        header = block.header
+        if checks.has_its_hash(header) and all(log.block_hash == header.ref.hash for log in against):
+            return True
+        return await self._two_have(header)
+
+    async def _two_have(self, header: Header) -> bool:
+        heard: list[Provider] = []
+        while len(heard) < 2:
+            try:
+                provider, (found,) = await self._headers([header.ref.number], exclude=heard)
+            except NobodyLeft:
+                return False
+            if found.ref.hash != header.ref.hash or not checks.same_root(found, header):
+                return False
+            heard.append(provider)
+        return True
 
     async def confirms(
         self, block_number: int, logs: Sequence[RawLog], addresses: Sequence[bytes], *, against: Sequence[RawLog] = ()
@@ -246,7 +279,7 @@ class Source:
             (block,) = await self.prove([block_number], addresses)
         except (MethodMissing, Inconsistent, Pruned):
             return await self._two_say(block_number, logs, tuple(addresses), against)
-        return same_logs(block.logs, logs)
+        return same_logs(block.logs, logs) and await self.vouches(block, against)
 
     async def _two_say(
         self, number: int, logs: Sequence[RawLog], addresses: tuple[bytes, ...], against: Sequence[RawLog]
