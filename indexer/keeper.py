@@ -35,6 +35,7 @@ AUDIT_BLOCKS: Final = 4  # at a time: a block each five seconds, whatever the ch
 NEIGHBOURS: Final = 16  # blocks on either side of one that was wrong: what keeps back one log keeps back more
 # A provider that serves no receipts seldom begins to; asking again costs a request.
 NO_RECEIPTS_REST_S: Final = 600.0
+LONGEST_REST_S: Final = 86_400.0  # of the levels; each time that nothing got any better it is twice as long
 _RAISED_AT_ONCE: Final = 1  # requests in flight: there is no hurry, and the head goes first
 # Faults that lie in the blocks asked for: others may be had all the same.
 _OF_THE_BLOCKS: Final = (Inconsistent, MethodMissing, PastHead, Pruned, ShrinkRange, SliceMoved, Unconfirmed)
@@ -104,6 +105,8 @@ class Keeper:
     _audit_at: float = 0.0
     _raise_at: float = 0.0
     _raised_to: int = -1  # blocks up to here do not get any better for now
+    _raised: bool = False  # any since the last rest
+    _rest_s: float = NO_RECEIPTS_REST_S / 2
 
     async def run(self) -> None:
         """Look again and again; a fault is told once, and makes the next look wait, longer each time."""
@@ -163,7 +166,8 @@ class Keeper:
             except _OF_THE_BLOCKS as error:
                 doubt = error
         else:
-            if self._raised_to >= 0:
+            if self._raised_to >= 0 and time.monotonic() >= self._raise_at:
+                self._raised_to = -1
                 self._rest()
         if doubt is not None and not worked:
             raise doubt
@@ -178,9 +182,10 @@ class Keeper:
         return replace(gap, range=BlockRange(first, gap.range.to_block), addresses=addresses)
 
     def _rest(self) -> None:
-        """Leave the levels as they are for a while."""
-        self._raised_to = -1
-        self._raise_at = time.monotonic() + NO_RECEIPTS_REST_S
+        """Leave the levels as they are for a while; then go on behind what did not get any better, or anew."""
+        self._rest_s = NO_RECEIPTS_REST_S if self._raised else min(2 * self._rest_s, LONGEST_REST_S)
+        self._raised = False
+        self._raise_at = time.monotonic() + self._rest_s
 
     async def _filled(self, gap: Gap) -> AsyncGenerator[tuple[Batch, Swapped]]:
         """Take in the blocks of a gap, slice by slice; those that cannot be are left out, and raised for at the end."""
@@ -189,10 +194,10 @@ class Keeper:
         async with aclosing(self._batches(gap)) as batches:
             async for batch in batches:
                 if gap.proof is not None and not is_below(gap.proof, batch.proof):
+                    self._raised_to = batch.range.to_block  # an odd block lowers the level of its own range alone
                     if not is_below(gap.proof, self.source.level):
                         self._rest()
                         break
-                    self._raised_to = batch.range.to_block  # an odd block lowers the level of its own range alone
                     continue
                 fetched = Slice(batch, gap.addresses, rewrites)
                 how = Correction(announce=self.plan.announce_backfill or gap.proof is not None)
@@ -225,6 +230,7 @@ class Keeper:
             self.counters.filled_blocks += len(batch.range)
             log.info("gap_filled", **bounds, contracts=len(gap.addresses), rows=len(done.changes), proof=batch.proof)
         else:
+            self._raised = True
             log.info("proof_raised", **bounds, proof=batch.proof, changes=len(done.changes))
             self._repaired(bounds, done)
         if done.changes:

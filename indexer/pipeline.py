@@ -53,7 +53,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         """Begin to count."""
         self._span = start_span(self.chain.max_block_range or self.chain.range_hint)
-        self.counters = ChainCounters(ChainId(self.chain.id), self.chain.name)
+        self.counters = ChainCounters(ChainId(self.chain.id), self.chain.name, wanted_proof=self.chain.proof)
 
     @property
     def addresses(self) -> tuple[bytes, ...]:

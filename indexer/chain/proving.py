@@ -128,9 +128,19 @@ class ReceiptsProof:
         log.warning("proof_mismatch", host=host, block_number=number, told=len(told), proven=len(proven))
 
     async def _read(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> list[list[RawLog]]:
-        return await self._pool.run(
-            lambda provider: self._read_from(provider, headers, addresses), from_block=headers[0].ref.number
-        )
+        try:
+            return await self._pool.run(
+                lambda provider: self._read_from(provider, headers, addresses), from_block=headers[0].ref.number
+            )
+        except (PastHead, Pruned) as error:
+            if isinstance(error, Pruned) or self._is_final(headers):
+                raise MethodMissing(error.host, error.text) from error  # gone for good, which says nothing of others
+            raise
+
+    def _is_final(self, headers: Sequence[Header]) -> bool:
+        """Say whether nobody can be waited for any more to get these blocks."""
+        last = headers[-1].ref.number
+        return self._pool.finalized(last) == last
 
     async def _read_from(
         self, provider: Provider, headers: Sequence[Header], addresses: frozenset[bytes]
@@ -142,15 +152,14 @@ class ReceiptsProof:
         except (MethodMissing, Billing, Unauthorized) as error:  # headers come from it all the same: it is the method
             self._lacking_until[provider] = self._clock() + RETRY_S
             raise MethodMissing(provider.host, error.text) from error
-        except Transport as error:
-            self._failures[provider] += 1
+        except (PastHead, Transport) as error:
+            if isinstance(error, Transport) or not self._is_final(headers):
+                self._failures[provider] += 1
             if self._failures[provider] >= FAILURES:
                 self._failures[provider] = 0
                 self._lacking_until[provider] = self._clock() + RETRY_S
                 raise MethodMissing(provider.host, error.text) from error
             raise
-        except (PastHead, Pruned) as error:
-            raise self._failed(headers[0], error) from error
         self._failures[provider] = 0
         found: list[list[RawLog]] = []
         for header, receipts in zip(headers, answers, strict=True):
@@ -159,7 +168,7 @@ class ReceiptsProof:
         return found
 
     def _failed(self, header: Header, error: ProviderError) -> ProviderError:
-        """Count a proof that failed; return the error, or after too many of them that there is none to be had."""
+        """Count a root that is wrong; return the error, or after too many of them that there is no proof to be had."""
         if self._proof.roots.refuses(header.ref.number, holds=False):
             return error
         if self._proof.roots.suspended:
@@ -168,7 +177,7 @@ class ReceiptsProof:
 
     async def _receipts(self, provider: Provider, headers: Sequence[Header]) -> list[list[ReceiptJson]]:
         """Ask for the receipts of all blocks; those of new blocks may be late."""
-        for pause_s in (*LATE_S, None):
+        for pause_s in (*(() if self._is_final(headers) else LATE_S), None):
             answers = await self._ask(provider, headers)
             late = answers.index(None) if None in answers else None
             if late is None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from indexer.core.types import ChainId
+from indexer.core.types import ChainId, Proof
 
 
 @dataclass(slots=True)
 class ChainCounters:
     """The counts of one chain; they only rise, and begin at 0 with each process.
 
-    `reorgs` and `reverted_logs` are of this process alone: the table `chains` has the reorgs of all times.
+    `wanted_proof` is no count, but what the settings ask for. `reorgs` and `reverted_logs` are of this process alone:
+    the table `chains` has the reorgs of all times.
     """
 
     chain_id: ChainId
@@ -26,3 +27,4 @@ class ChainCounters:
     repaired_logs: int = 0
     filled_blocks: int = 0
     restarts: int = 0
+    wanted_proof: Proof = "logs"

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from indexer.core.counters import ChainCounters
+from indexer.core.coverage import LEVELS
 from indexer.http.providers import provider_families
 from indexer.http.readiness import Readiness
 from indexer.store.reader import ChainStatus, StatusDocument
@@ -68,6 +69,7 @@ class _Snapshot(Collector):
         if self._document is not None:
             yield from _of_tables(self._document["chains"])
             yield from provider_families(self._document["chains"])
+        yield _wanted(self._counters)
         for name, text in _COUNTERS.items():
             family = CounterMetricFamily(f"erc8004_{name}", text, labels=_CHAIN)
             for one in self._counters:
@@ -90,7 +92,20 @@ def _of_tables(chains: list[ChainStatus]) -> Iterator[Metric]:
         yield _filled(CounterMetricFamily(f"erc8004_{name}", text, labels=_CHAIN), chains, _field(name))
     backlog = GaugeMetricFamily("erc8004_publisher_backlog", "Changes not yet published to Valkey", labels=_CHAIN)
     yield _filled(backlog, chains, lambda chain: (chain["publisher"] or {}).get("backlog"))
+    level = GaugeMetricFamily(
+        "erc8004_proof_level", "Level of proof of the last blocks: 0 off, 1 logs, 2 receipts", labels=_CHAIN
+    )
+    yield _filled(level, chains, lambda chain: LEVELS.index(chain["proof"]))
     yield _states(chains)
+
+
+def _wanted(counters: Iterable[ChainCounters]) -> Metric:
+    family = GaugeMetricFamily(
+        "erc8004_proof_level_wanted", "Level of proof that the settings ask for, in the same numbers", labels=_CHAIN
+    )
+    for one in counters:
+        family.add_metric((one.chain, str(one.chain_id)), LEVELS.index(one.wanted_proof))
+    return family
 
 
 def _field(name: str) -> Callable[[ChainStatus], float | None]:

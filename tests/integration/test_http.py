@@ -45,6 +45,7 @@ def chain(**given: Any) -> Any:
         "lag_blocks": 2,
         "lag_seconds": 4.5,
         "gap_blocks": 0,
+        "proof": "logs",
         "undecodable_logs": 7,
         "reorgs": 3,
         "publisher": {"cursor": 1, "backlog": 5},
@@ -69,7 +70,7 @@ class Daemon:
         return self.known
 
     def counters(self) -> list[ChainCounters]:
-        return [ChainCounters(ChainId(31337), "local", logs=12, batches=4, rpc_requests=9)]
+        return [ChainCounters(ChainId(31337), "local", logs=12, batches=4, rpc_requests=9, wanted_proof="receipts")]
 
 
 class DaemonWithDatabase(Daemon):
@@ -266,6 +267,8 @@ async def test_metrics_tell_the_tables_and_the_process() -> None:
         "erc8004_lag_blocks": 2,
         "erc8004_lag_seconds": 4.5,
         "erc8004_gap_blocks": 0,
+        "erc8004_proof_level": 1,
+        "erc8004_proof_level_wanted": 2,
         "erc8004_undecodable_logs_total": 7,
         "erc8004_reorgs_total": 3,
         "erc8004_publisher_backlog": 5,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from simulator.node import SimNode
 from structlog.testing import capture_logs
 from workload import DEPLOYMENT, VALIDATIONS
 
+from indexer.chain.refusals import Inconsistent
 from indexer.core.types import BlockRange, Deployment
 from indexer.keeper import AUDIT_BLOCKS, Keeper
 from indexer.store.chains import Chains
@@ -275,11 +276,45 @@ async def test_an_odd_block_keeps_no_other_from_a_better_level(database) -> None
     assert not await is_proven(database, 5, 5)
 
 
-def with_wrong_receipts(of: bytes | None = None) -> Callable[[str, list, object], object]:
-    """Change the receipts of one block, or of all, so that they do not have its root."""
+async def test_old_blocks_without_receipts_keep_no_newer_one_from_a_better_level(database) -> None:
+    chain, _ = grown(8, 120)
+    old = {"0x" + chain.block(number).ref.hash.hex() for number in range(60)}
+    async with SimNode(chain, finalized_depth=10, max_range=5) as node:
+        await index(database, [node.url], span=5)
+        node.intercept = lambda method, params, answer: (
+            None if method == "eth_getBlockReceipts" and params[0] in old else answer
+        )
+        async with open_keeper(database, [node.url], proof="receipts", span=5) as keeper:
+            await keeper.source.tip()
+            await keeper.settle()
+            asked = node.http_requests
+            assert not await keeper.mend()
+
+            assert keeper.source.level == "receipts"
+    assert node.http_requests == asked
+    assert await is_proven(database, 80, 120)
+    assert await levels(database) == {"logs", "receipts"}
+
+
+async def test_levels_are_raised_behind_where_they_gave_way_last_time(database) -> None:
+    chain, _ = grown(8, 120)
+    async with SimNode(chain, max_range=20) as node:
+        await index(database, [node.url], span=5)
+        node.intercept = with_wrong_receipts(*(block.ref.hash for block in chain.blocks[:60]))
+        async with open_keeper(database, [node.url], proof="receipts", span=20) as keeper:
+            for _ in range(40):
+                with suppress(Inconsistent):
+                    await keeper.mend()
+                keeper._raise_at = keeper.source._receipts._retry_at = 0.0  # type: ignore[attr-defined]
+
+    assert await is_proven(database, 80, 120)
+
+
+def with_wrong_receipts(*of: bytes) -> Callable[[str, list, object], object]:
+    """Change the receipts of some blocks, or of all, so that they do not have their root."""
 
     def changed(method: str, params: list, answer: object) -> object:
-        if method == "eth_getBlockReceipts" and answer and of in {None, bytes.fromhex(params[0][2:])}:
+        if method == "eth_getBlockReceipts" and answer and (not of or bytes.fromhex(params[0][2:]) in of):
             assert isinstance(answer, list)
             return [{**one, "cumulativeGasUsed": "0x1"} for one in answer]
         return answer

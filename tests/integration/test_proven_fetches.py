@@ -235,11 +235,36 @@ async def test_receipts_that_never_come_lower_the_level_after_a_while(
     monkeypatch.setattr(proving, "LATE_S", ())
     async with SimNode(chain) as node, proving_source(node) as source:
         node.intercept = lambda method, _, answer: None if method == "eth_getBlockReceipts" else answer
-        for _ in range(5):
+        for _ in range(proving.FAILURES - 1):
             with pytest.raises(PastHead):
                 await source.fetch(ALL, OURS)
 
-        assert (await source.fetch(ALL, OURS)).proof == "logs"
+        assert (await source.fetch(ALL, OURS)).proof == source.level == "logs"
+        assert not source.proof.roots.suspended
+
+
+@pytest.mark.parametrize("refusal", [None, (4444, "pruned history unavailable")], ids=["null", "refused"])
+async def test_receipts_that_are_gone_lower_the_level_of_their_own_range_alone(
+    chain: SimChain, refusal: tuple[int, str] | None
+) -> None:
+    def forgetful(method: str, params: list[Any], answer: Any) -> Any:
+        if method != "eth_getBlockReceipts" or params[0] not in old:
+            return answer
+        if refusal is not None:
+            raise SimRpcError(*refusal)
+        return None
+
+    old = {tag for block in chain.blocks[:30] for tag in ("0x" + block.ref.hash.hex(), hex(block.ref.number))}
+    async with SimNode(chain, finalized_depth=5) as node, proving_source(node) as source:
+        await source.tip()
+        node.intercept = forgetful
+        for first in range(proving.FAILURES + 1):
+            assert (await source.fetch(BlockRange(first, 20), OURS)).proof == "logs"
+            asked = node.calls["eth_getBlockReceipts"]
+            batch = await source.fetch(BlockRange(31, 40), OURS)
+
+            assert batch.proof == source.level == "receipts"
+            assert node.calls["eth_getBlockReceipts"] > asked
 
 
 async def test_receipts_that_come_late_are_waited_for(chain: SimChain) -> None:
