@@ -29,7 +29,7 @@ from indexer.settings import ChainSettings, Settings
 from indexer.stopping import STOP
 from indexer.store.chains import Chains
 from indexer.store.database import Database
-from indexer.store.leases import Instances, Lease, Leases
+from indexer.store.leases import Instances, Lease, Leases, forget_dead
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import StatusDocument, read_status
 from indexer.supervisor import Alone, End, Supervisor
@@ -148,7 +148,7 @@ class Daemon:
         """Run every chain to its end. The first error that cannot be mended ends all."""
         helpers = [
             asyncio.create_task(self._every(_PUBLISH_AGAIN_S, self.publisher.run), name="publisher"),
-            asyncio.create_task(self._every(_PRUNE_EVERY_S, self._prune), name="prune changes"),
+            asyncio.create_task(self._every(_PRUNE_EVERY_S, self._prune), name="prune"),
             asyncio.create_task(self._every(_TELL_EVERY_S, self._tell_publishing), name="tell publishing"),
         ]
         if self.roster is not None:
@@ -200,6 +200,7 @@ class Daemon:
 
     async def _prune(self) -> None:
         await Chains(self.database).prune_changes(self.settings.changes_retention_h * 3600)
+        await forget_dead(self.database)
 
     async def _tell_publishing(self) -> None:
         for chain_id in sorted(self.leased):

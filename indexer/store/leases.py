@@ -109,7 +109,13 @@ class Instances:
         """Let the others have our share at once; where the database is away or slow, they wait until we seem dead."""
         with suppress(StoreUnavailable):
             async with _soon(self._database, _RELEASE_S) as connection:
-                await connection.execute(queries()["forget_instances"], self.holder)
+                await connection.execute(queries()["leave_instances"], self.holder)
+
+
+async def forget_dead(database: Database) -> None:
+    """Drop the instances that have been dead for long: nobody else does it for one that was killed."""
+    async with _soon(database) as connection:
+        await connection.execute(queries()["forget_instances"])
 
 
 @asynccontextmanager

@@ -34,9 +34,12 @@ INSERT INTO instances (holder, chain_ids, expires_at)
 VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
 ON CONFLICT (holder) DO UPDATE SET chain_ids = excluded.chain_ids, expires_at = excluded.expires_at;
 
+-- name: leave_instances
+DELETE FROM instances WHERE holder = $1;
+
 -- name: forget_instances
--- Those that were killed leave their row behind.
-DELETE FROM instances WHERE holder = $1 OR expires_at < clock_timestamp() - interval '1 hour';
+-- Those that were killed leave their row behind; one that was only frozen tells of itself anew when it wakes up.
+DELETE FROM instances WHERE expires_at < clock_timestamp() - interval '1 hour';
 
 -- name: live_instances
 SELECT holder, chain_ids FROM instances WHERE expires_at > clock_timestamp();

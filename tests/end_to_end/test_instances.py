@@ -265,3 +265,25 @@ async def test_a_transaction_pooler_may_stand_between(
     assert migrated == healthy == 0
     assert same == 0, verified.stdout
     await expect_truth(database_url, another_database_url, chain)
+
+
+async def test_who_was_killed_long_ago_is_forgotten(programs: Programs, database_url: str) -> None:
+    chain, _ = grown(49, 5)
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            "INSERT INTO erc8004_data.instances (holder, chain_ids, expires_at) VALUES"
+            " ('killed', '{}', now() - interval '61 minutes'), ('frozen', '{}', now() - interval '50 minutes')"
+        )
+
+        async def forgotten() -> bool:
+            rows = await connection.fetch("SELECT holder FROM erc8004_data.instances")
+            return {row["holder"] for row in rows} & {"killed", "frozen"} == {"frozen"}
+
+        async with SimNode(chain) as node:
+            programs.configure(chain_table("local", node.url))
+            program = await programs.start("run")
+            await until(forgotten, "the killed one is forgotten while the daemon runs")
+            assert await program.stop() == 0
+    finally:
+        await connection.close()
