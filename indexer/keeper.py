@@ -15,14 +15,15 @@ from typing import Final, Protocol
 
 import structlog
 
-from indexer.chain.refusals import Inconsistent, MethodMissing, PastHead, Pruned, ShrinkRange
+from indexer.around import NOT_TO_BE_HAD, Around
+from indexer.chain.refusals import Inconsistent, MethodMissing, Pruned
 from indexer.core.counters import ChainCounters
 from indexer.core.coverage import Gap, Interval, is_below
 from indexer.core.ranges import SpanState
 from indexer.core.types import Batch, BlockRange, BlockRef, ChainId, Proof
 from indexer.correcting import Correction, Judge, Slices, correct
 from indexer.errors import IndexerError, Retryable
-from indexer.fetching import Fetcher, LogSource
+from indexer.fetching import LogSource
 from indexer.store.chains import Standing
 from indexer.store.slices import Slice, SliceMoved, Swapped, Unconfirmed
 
@@ -37,8 +38,7 @@ NEIGHBOURS: Final = 16  # blocks on either side of one that was wrong: what keep
 NO_RECEIPTS_REST_S: Final = 600.0
 LONGEST_REST_S: Final = 86_400.0  # of the levels; each time that nothing got any better it is twice as long
 _RAISED_AT_ONCE: Final = 1  # requests in flight: there is no hurry, and the head goes first
-# Faults that lie in the blocks asked for: others may be had all the same.
-_OF_THE_BLOCKS: Final = (Inconsistent, MethodMissing, PastHead, Pruned, ShrinkRange, SliceMoved, Unconfirmed)
+_OF_THE_BLOCKS: Final = (*NOT_TO_BE_HAD, SliceMoved, Unconfirmed)
 
 
 class Source(LogSource, Judge, Protocol):
@@ -190,39 +190,44 @@ class Keeper:
     async def _filled(self, gap: Gap) -> AsyncGenerator[tuple[Batch, Swapped]]:
         """Take in the blocks of a gap, slice by slice; those that cannot be are left out, and raised for at the end."""
         rewrites = await self.slices.rewrites()
-        doubt = None
-        async with aclosing(self._batches(gap)) as batches:
-            async for batch in batches:
-                if gap.proof is not None and not is_below(gap.proof, batch.proof):
-                    self._raised_to = batch.range.to_block  # an odd block lowers the level of its own range alone
-                    if not is_below(gap.proof, self.source.level):
-                        self._rest()
-                        break
-                    continue
-                fetched = Slice(batch, gap.addresses, rewrites)
-                how = Correction(announce=self.plan.announce_backfill or gap.proof is not None)
-                try:
-                    done = await correct(self.source, self.slices, fetched, how)
-                except Unconfirmed as error:
-                    doubt = error
-                    continue
-                rewrites += bool(done.changes)
-                yield batch, done
-        if doubt is not None:
+        around, within = await self._around(gap)
+        doubt: IndexerError | None = None
+        try:
+            async with aclosing(around.batches(within)) as batches:
+                async for batch in batches:
+                    if not self._is_better(gap, batch):
+                        if gap.proof is not None and not is_below(gap.proof, self.source.level):
+                            self._rest()
+                            break
+                        continue
+                    fetched = Slice(batch, gap.addresses, rewrites)
+                    how = Correction(announce=self.plan.announce_backfill or gap.proof is not None)
+                    try:
+                        done = await correct(self.source, self.slices, fetched, how)
+                    except (Unconfirmed, *NOT_TO_BE_HAD) as error:
+                        doubt = error
+                        continue
+                    rewrites += bool(done.changes)
+                    yield batch, done
+        finally:
+            self.span = around.span
+        if (doubt := doubt or around.doubt) is not None:
             raise doubt
 
-    async def _batches(self, gap: Gap) -> AsyncGenerator[Batch]:
+    def _is_better(self, gap: Gap, batch: Batch) -> bool:
+        """Say whether the batch has what the gap lacks; an odd block lowers the level of its own range alone."""
+        if gap.proof is None or is_below(gap.proof, batch.proof):
+            return True
+        self._raised_to = batch.range.to_block
+        return False
+
+    async def _around(self, gap: Gap) -> tuple[Around, BlockRange]:
+        """Return what fetches a gap's blocks, and which of them there are."""
         standing = await self.books.standing(self.plan.chain_id)
         concurrency = self.plan.max_concurrency if gap.proof is None else _RAISED_AT_ONCE
-        fetcher = Fetcher(self.source, gap.addresses, concurrency, self.span, standing.proven_final)
         head = BlockRef(standing.checkpoint_block, standing.checkpoint_hash or b"", b"", 0)
-        last = min(gap.range.to_block, standing.checkpoint_block)
-        try:
-            async with aclosing(fetcher.batches(head, gap.range.from_block, last)) as batches:
-                async for batch in batches:
-                    yield batch
-        finally:
-            self.span = fetcher.span
+        around = Around(self.source, gap.addresses, concurrency, self.span, standing.proven_final, head)
+        return around, BlockRange(gap.range.from_block, min(gap.range.to_block, standing.checkpoint_block))
 
     def _note(self, gap: Gap, batch: Batch, done: Swapped) -> None:
         bounds = {"from_block": batch.range.from_block, "to_block": batch.range.to_block}
@@ -265,7 +270,7 @@ class Keeper:
             raise
 
     async def _examine(self, numbers: Sequence[int]) -> list[int]:
-        wrong = []
+        wrong, doubt = [], None
         covered = await self.coverage.intervals()
         for start in range(0, len(numbers), AUDIT_BLOCKS):
             rewrites = await self.slices.rewrites()
@@ -276,11 +281,17 @@ class Keeper:
                 # A block that is as it was keeps its level: single blocks would cut coverage into splinters.
                 if not await self.slices.compare(fetched):
                     continue
-                done = await correct(self.source, self.slices, fetched, Correction(announce=True))
+                try:
+                    done = await correct(self.source, self.slices, fetched, Correction(announce=True))
+                except Unconfirmed as error:
+                    doubt = error
+                    continue
                 rewrites += bool(done.changes)
                 self._repaired({"from_block": number, "to_block": number}, done)
                 self.committed()
                 wrong.append(number)
+        if doubt is not None:
+            raise doubt
         return wrong
 
     def _fetched_at(self, number: int, covered: Mapping[bytes, Sequence[Interval]]) -> tuple[bytes, ...]:
