@@ -42,7 +42,7 @@ _TELL_EVERY_S: Final = 3.0
 _PUBLISH_AGAIN_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.1
 _CANCEL_AGAIN_S: Final = 3.0
-_END_WITHIN_S: Final = 5.0  # and HTTP its 3 s: embedded servers shall have a moment too
+_END_WITHIN_S: Final = 4.5  # and HTTP its 3 s: embedded servers shall have a moment too
 
 
 class AllHalted(Fatal):

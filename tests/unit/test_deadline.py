@@ -26,7 +26,7 @@ def test_without_a_signal_each_part_has_its_own_time() -> None:
 
 @pytest.mark.parametrize(
     ("passed_s", "most_s", "left_s"),
-    [(0.0, 5.0, 5.0), (5.0, 3.0, 3.0), (6.0, 3.0, 2.5), (8.0, 8.0, 0.5), (8.6, 8.0, 0.0)],
+    [(0.0, 4.5, 4.5), (4.5, 3.0, 3.0), (6.0, 3.0, 1.5), (7.0, 8.0, 0.5), (7.6, 8.0, 0.0)],
     ids=["at once", "after the daemon", "after a daemon that was late", "the rest", "nothing is left"],
 )
 def test_after_a_signal_all_parts_share_one_deadline(passed_s: float, most_s: float, left_s: float) -> None:
