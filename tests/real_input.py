@@ -6,13 +6,14 @@ import csv
 import gzip
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_hash.auto import keccak
+from msgspec import structs
 from simulator.logs import SimLog, form_log, import_logs_json
 
 from indexer.core.chains import MAINNET
@@ -55,7 +56,7 @@ def mints(uris: Iterable[UriWrite]) -> list[RawLog]:
     """Add what the recording leaves out: the Transfer from zero that precedes each Registered in its transaction."""
     taken = {(one.log.block_number, one.log.log_index) for one in uris}
     return [
-        replace(
+        structs.replace(
             one.log,
             log_index=one.log.log_index - 1,
             topics=(TRANSFER, bytes(32), one.log.topics[2], one.log.topics[1]),
@@ -175,4 +176,4 @@ def _in_transactions(logs: Sequence[RawLog]) -> list[RawLog]:
     for log in logs:
         before = sum(block == log.block_number for block, _ in numbers)
         numbers.setdefault((log.block_number, log.tx_hash), before)
-    return [replace(log, tx_index=numbers[log.block_number, log.tx_hash]) for log in logs]
+    return [structs.replace(log, tx_index=numbers[log.block_number, log.tx_hash]) for log in logs]
