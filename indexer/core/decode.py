@@ -116,8 +116,3 @@ def _shown(field: Field) -> Callable[[Any], object]:
     if field.type == "bool":
         return bool
     return str if field.type.lstrip("u").startswith("int") else _hex
-
-
-def event_args(event: Event) -> dict[str, object]:
-    """Return the arguments of one event, as `args_of` shows them."""
-    return args_of(event.form)(event)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from indexer.core.abi import EventForm, Registry
-from indexer.core.decode import MARKS, Decoder, Defect, Event, event_args, text_of
+from indexer.core.decode import MARKS, Decoder, Defect, Event, args_of, text_of
 from indexer.core.types import RawLog
 
 # No deadline: a busy machine is no fault of the decoder.
@@ -57,6 +57,10 @@ def decoded(log: RawLog) -> Event:
     event = DECODER.decode(log, ROLES)
     assert isinstance(event, Event)
     return event
+
+
+def event_args(event: Event) -> dict[str, object]:
+    return args_of(event.form)(event)
 
 
 # --- equal to eth-abi -------------------------------------------------------------------------------------------------
