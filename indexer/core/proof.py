@@ -1,6 +1,6 @@
 """What a header proves by itself: its own hash, and which logs its block cannot hold.
 
-The receipts root, which proves the logs themselves, joins here later. Nothing raises on odd input;
+The receipts root, which proves the logs themselves, is in `receipts.py`. Nothing raises on odd input;
 the caller decides what a failed proof means, as some chains have headers of their own making.
 """
 
