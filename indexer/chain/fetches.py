@@ -32,12 +32,16 @@ class LogFetch:
         self._receipts = receipts
 
     async def fetch(self, question: Question) -> Batch:
-        """Fetch all logs asked for, and the header of the last block, in one HTTP request.
+        """Fetch all logs asked for, and the headers of the first and the last block, in one HTTP request.
 
         `Batch.blocks` also holds the headers of the blocks with logs, where they had to be asked for to know the time;
-        at the level "receipts" all headers. Raises ShrinkRange (never for one block), PastHead, or another RpcError.
+        at the level "receipts" all headers, even where some receipts are gone: made-up blocks have none. Raises
+        ShrinkRange (never for one block), PastHead, or another RpcError.
         """
-        return await self._fetch_proven(question) or await self._fetch_plain(question)
+        if (proven := await self._fetch_proven(question)) is not None:
+            return proven
+        linked = self._receipts.worth_trying
+        return await (self._fetch_with_headers(question) if linked else self._fetch_plain(question))
 
     async def fetch_linked(self, question: Question) -> Batch:
         """Fetch as `fetch` does, and every header: the logs are all of one chain, and of the blocks' own times.

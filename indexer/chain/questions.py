@@ -33,6 +33,12 @@ class Question:
             return Call("eth_getBlockByHash", [hexed(self.block.hash), False], codec.HEADER)
         return header_call(hex(self.wanted.to_block))
 
+    def header_calls(self) -> list[Call[HeaderJson | None]]:
+        """Ask for the header of the first block of a range, and for that of the last one."""
+        if self.block is not None or len(self.wanted) == 1:
+            return [self.header_call()]
+        return [header_call(hex(self.wanted.from_block)), self.header_call()]
+
     def logs_calls(self, chunk: int | None) -> list[Call[list[LogJson] | None]]:
         """Ask for all addresses at once, or for `chunk` of them at a time."""
         size = chunk or max(1, len(self.addresses))

@@ -61,7 +61,7 @@ class Reader:
         return found
 
     async def logs(self, provider: Provider, question: Question) -> Fetched:
-        """Read the logs asked for and the header of the last block, complete and in order.
+        """Read the logs asked for and the headers of the first and the last block, complete and in order.
 
         Raises ShrinkRange for two blocks or more, MethodMissing for one whose receipts cannot be had either.
         """
@@ -69,7 +69,7 @@ class Reader:
         if provider.span_cap is not None and len(wanted) > provider.span_cap:
             raise RangeTooLarge(provider.host, f"at most {provider.span_cap} blocks at a time", (provider.span_cap,))
         try:
-            head, answers = await self._ask(provider, question)
+            headers, answers = await self._ask(provider, question)
         except ShrinkRange as refusal:
             if len(wanted) == 1:
                 return await self.logs_by_receipts(provider, question)
@@ -79,14 +79,14 @@ class Reader:
         if (doubt := provider.cuts.doubt([len(answer) for answer in answers])) is not None:
             logs = await self._uncut(provider, question, logs, doubt)
         checks.check_filter(provider.host, logs, wanted, frozenset(question.addresses))
-        return await self._complete(provider, head, checks.in_order(provider.host, logs))
+        return await self._complete(provider, headers, checks.in_order(provider.host, logs))
 
     async def logs_by_receipts(self, provider: Provider, question: Question) -> Fetched:
         """Read one block's logs from its receipts, where eth_getLogs refuses even one block, or may cut it."""
         header_answer = await provider.call(question.header_call())
         head = self._last_header(provider, question, header_answer)
         logs = await _logs_in_receipts(provider, head, frozenset(question.addresses))
-        return await self._complete(provider, head, checks.in_order(provider.host, logs))
+        return await self._complete(provider, [head], checks.in_order(provider.host, logs))
 
     async def logs_of_blocks(
         self, provider: Provider, blocks: Sequence[BlockRef], addresses: tuple[bytes, ...]
@@ -105,18 +105,20 @@ class Reader:
             checks.check_filter(provider.host, logs, within, frozenset(addresses))
             return logs
 
-    async def _ask(self, provider: Provider, question: Question) -> tuple[Header, list[list[RawLog]]]:
-        """Ask for the last header and the logs in one request, with fewer addresses a call where that is refused.
+    async def _ask(self, provider: Provider, question: Question) -> tuple[list[Header], list[list[RawLog]]]:
+        """Ask for headers and logs in one request, with fewer addresses a call where that is refused.
 
-        Raises what refuses all of the request or a part of it, ShrinkRange among that.
+        The headers are those of the last block and, before it, of the first: its parent tells whether the node is on
+        our chain (fault F5). Raises what refuses all of the request or a part of it, ShrinkRange among that.
         """
         while True:
             used = _addresses_a_call(provider, question.addresses)
-            calls: list[Call[Any]] = [question.header_call(), *_logs_calls(provider, question)]
+            bounds = question.header_calls()
+            calls: list[Call[Any]] = [*bounds, *_logs_calls(provider, question)]
             try:
                 answers = await provider.ask(calls)
-                header_answer, *logs_answers = answers.results
-                head = self._last_header(provider, question, header_answer)
+                headers = self._bounds(provider, question, answers.results[: len(bounds)])
+                logs_answers = answers.results[len(bounds) :]
                 parts = [await _raw_logs(provider.host, answer) for answer in logs_answers]
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, used)
@@ -125,9 +127,18 @@ class Reader:
                 # Sent one by one, they may have come to different nodes: one that falls behind is seen now (fault F1).
                 (later,) = await provider.batch([question.header_call()])
                 again = self._last_header(provider, question, later)
-                if again.ref.hash != head.ref.hash:
+                if again.ref.hash != headers[-1].ref.hash:
                     raise Inconsistent(provider.host, f"block {question.wanted.to_block} changed while being read")
-            return head, parts
+            return headers, parts
+
+    def _bounds(self, provider: Provider, question: Question, answers: Sequence[Any]) -> list[Header]:
+        """Decode the headers of the first block, where that is another, and of the last one."""
+        last = self._last_header(provider, question, answers[-1])
+        headers = [self.header(provider, answer) for answer in answers[:-1]]
+        first = question.wanted.from_block
+        if any(header is None or header.ref.number != first for header in headers):
+            raise Inconsistent(provider.host, f"does not give block {first}, but later ones")
+        return [*(header for header in headers if header is not None), last]
 
     def _last_header(self, provider: Provider, question: Question, answer: HeaderJson | ProviderError | None) -> Header:
         head = self.header(provider, answer)
@@ -155,9 +166,9 @@ class Reader:
         provider.cuts.proved_whole(doubt, len(question.wanted))
         return logs
 
-    async def _complete(self, provider: Provider, head: Header, logs: list[RawLog]) -> Fetched:
+    async def _complete(self, provider: Provider, bounds: Sequence[Header], logs: list[RawLog]) -> Fetched:
         """Add the times, from the logs themselves or from headers, and hold logs and headers against each other."""
-        headers = {head.ref.number: head}
+        headers, head = {header.ref.number: header for header in bounds}, bounds[-1]
         if not _timed(provider, logs, head):
             missing = sorted({log.block_number for log in logs} - headers.keys())
             if missing:

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from workload import Workload
 
 from indexer.chain import pool, source
+from indexer.core.types import Proof
 from indexer.errors import BeyondFinality, StoreUnavailable
 from indexer.store.chains import Chains
 from indexer.store.database import Connection, Database
@@ -134,6 +135,29 @@ async def test_f05_a_node_that_is_not_of_this_chain_or_not_in_sync_is_never_hear
 
     assert joining.http_requests > 0
     assert joining.calls["eth_getLogs"] == 0
+    await expect_truth(database, clean, chain)
+
+
+@pytest.mark.parametrize(("proof", "every", "length"), [("logs", 5, 1), ("receipts", 17, 5)])
+async def test_f05_a_node_exchanged_for_one_of_another_network_gets_no_block_in(
+    database, clean, proof: Proof, every: int, length: int
+) -> None:
+    """The new one answers, `length` times, before it is asked again which network it is of."""
+    chain, _ = grown(105, 120)
+    other, _ = elsewhere(1050, 120)
+    strange: list[int] = []
+    async with SimNode(chain, receipts=proof == "logs") as node, SimNode(chain) as second:
+
+        def route() -> None:
+            is_strange = node.http_requests > 6 and node.http_requests % every < length
+            node.chain = other if is_strange else chain
+            if is_strange:
+                strange.append(node.http_requests)
+
+        node.on_request = route
+        await index_enduring(database, [node.url, second.url], until=120, span=5, finality_blocks=20, proof=proof)
+
+    assert len(strange) > 3
     await expect_truth(database, clean, chain)
 
 

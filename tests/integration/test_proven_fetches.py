@@ -90,7 +90,7 @@ async def test_blocks_that_their_headers_prove_empty_are_not_read(chain: SimChai
         await source.fetch(ALL, OURS)
 
         assert node.calls["eth_getBlockReceipts"] == 10
-        assert node.calls["eth_getBlockByNumber"] == 1 + 41
+        assert node.calls["eth_getBlockByNumber"] == 2 + 41
         assert node.calls["eth_getLogs"] == 1
 
 
