@@ -36,6 +36,7 @@ USUAL: Final[tuple[Trouble, ...]] = (
 OWN: Final[tuple[Trouble, ...]] = (*USUAL, "postgres", "postgres", "postmaster")
 BROKEN: Final = frozenset({"chain_halted", "chain_restarted", "task_abandoned", "stop_forced"})
 """Events that no weather excuses, beside all that carry the traceback of an error nobody expected."""
+BESIDE_S: Final = 90.0  # of another command: a provider that says nothing is waited for 30 s before others failed
 DOWN_S: Final = 1.5  # longest pause between a kill and the next start
 
 
@@ -160,7 +161,8 @@ class Household:
 
     async def _beside(self, *words: str, allowed: tuple[int, ...]) -> dict[str, Any] | None:
         """Run another command beside the daemon; return its document where it was done."""
-        code, program = await self.house.programs.run(*words, "--json")
+        program = await self.house.programs.start(*words, "--json")
+        code = await program.ended(BESIDE_S)
         crashed = any(one["event"] == "process_crashed" for one in program.events)
         assert code in allowed, f"{words} ended with {code}: {program.stderr[-5:]}"
         assert not crashed, program.stderr[-5:]
