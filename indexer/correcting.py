@@ -14,7 +14,7 @@ from indexer.chain.source import ProvenBlock
 from indexer.core.differences import Change, Position
 from indexer.core.types import Batch, RawLog
 from indexer.store.marks import ReindexMark
-from indexer.store.slices import Slice, Swapped
+from indexer.store.slices import Slice, Swapped, Version
 
 # Blocks whose receipts are asked for in one go; a block of a busy chain has some megabytes of them.
 _PROVEN_AT_ONCE: Final = 8
@@ -38,8 +38,8 @@ class Judge(Protocol):
 class Slices(Protocol):
     """The stored blocks; see `store.slices`."""
 
-    async def rewrites(self) -> int:
-        """Count the corrections and rollbacks so far, to be read before anything is fetched."""
+    async def version(self) -> Version:
+        """Tell which rows there are, before anything is fetched."""
 
     async def compare(self, fetched: Slice) -> list[Change]:
         """Tell what differs, without writing."""

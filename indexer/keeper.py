@@ -189,7 +189,7 @@ class Keeper:
 
     async def _filled(self, gap: Gap) -> AsyncGenerator[tuple[Batch, Swapped]]:
         """Take in the blocks of a gap, slice by slice; those that cannot be are left out, and raised for at the end."""
-        rewrites = await self.slices.rewrites()
+        version = await self.slices.version()
         around, within = await self._around(gap)
         doubt: IndexerError | None = None
         try:
@@ -200,14 +200,14 @@ class Keeper:
                             self._rest()
                             break
                         continue
-                    fetched = Slice(batch, gap.addresses, rewrites)
+                    fetched = Slice(batch, gap.addresses, version)
                     how = Correction(announce=self.plan.announce_backfill or gap.proof is not None)
                     try:
                         done = await correct(self.source, self.slices, fetched, how)
                     except (Unconfirmed, *NOT_TO_BE_HAD) as error:
                         doubt = error
                         continue
-                    rewrites += bool(done.changes)
+                    version = version.after(done)
                     yield batch, done
         finally:
             self.span = around.span
@@ -273,11 +273,11 @@ class Keeper:
         wrong, doubt = [], None
         covered = await self.coverage.intervals()
         for start in range(0, len(numbers), AUDIT_BLOCKS):
-            rewrites = await self.slices.rewrites()
+            version = await self.slices.version()
             for block in await self.source.prove(numbers[start : start + AUDIT_BLOCKS], self.plan.addresses):
                 number = block.ref.number
                 batch = Batch(BlockRange(number, number), (block.ref,), block.logs, "receipts")
-                fetched = Slice(batch, self._fetched_at(number, covered), rewrites)
+                fetched = Slice(batch, self._fetched_at(number, covered), version)
                 # A block that is as it was keeps its level: single blocks would cut coverage into splinters.
                 if not await self.slices.compare(fetched):
                     continue
@@ -286,7 +286,7 @@ class Keeper:
                 except Unconfirmed as error:
                     doubt = error
                     continue
-                rewrites += bool(done.changes)
+                version = version.after(done)
                 self._repaired({"from_block": number, "to_block": number}, done)
                 self.committed()
                 wrong.append(number)

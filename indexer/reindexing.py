@@ -176,7 +176,7 @@ class Reindex:
 
     async def _stretch(self, mark: ReindexMark) -> None:
         """Go on from `outcome.next_block` until the end, or the first fault."""
-        rewrites = await self.slices.rewrites()
+        version = await self.slices.version()
         standing = await self.books.standing(self.outcome.chain_id)
         last = min(self.outcome.to_block, standing.checkpoint_block)  # the daemon fetches what it rolls back anyway
         first = self.outcome.next_block
@@ -187,8 +187,8 @@ class Reindex:
             async for batch in batches:
                 following = batch.range.to_block + 1
                 how = Correction(announce=True, mark=ReindexMark(mark.from_block, mark.to_block, following))
-                done = await correct(self.source, self.slices, Slice(batch, self.addresses, rewrites), how)
-                rewrites += bool(done.changes)
+                done = await correct(self.source, self.slices, Slice(batch, self.addresses, version), how)
+                version = version.after(done)
                 self.outcome.add(done)
                 self._report(following)
                 self._tell(batch, done)

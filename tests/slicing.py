@@ -45,7 +45,7 @@ def slices_of(ledger: Ledger, lease: Lease | None = None) -> Slices:
 
 async def swap(slices: Slices, batch: Batch, addresses: Sequence[bytes] = EVERY, *, announce: bool = False) -> Swapped:
     """Swap a batch in, with everything that it removes confirmed."""
-    fetched = Slice(batch, tuple(addresses), await slices.rewrites())
+    fetched = Slice(batch, tuple(addresses), await slices.version())
     removable = frozenset(one.position for one in await slices.compare(fetched) if one.removes)
     return await slices.swap(fetched, removable=removable, announce=announce)
 

@@ -14,7 +14,10 @@ from indexer.store.queries import queries
 
 @dataclass(slots=True)
 class Locked:
-    """The locked checkpoint, and the cursor as it rises during the transaction; `rewrites` is as it was found."""
+    """The locked checkpoint, and the cursor as it rises during the transaction.
+
+    `rewrites` and `reorgs` are as they were found; see `slices.Version`.
+    """
 
     chain_id: int
     checkpoint_block: int
@@ -23,6 +26,7 @@ class Locked:
     announced_final: int
     state: str
     rewrites: int
+    reorgs: int
     cursor_before: int
 
     async def announce(

@@ -151,7 +151,7 @@ async def _expect_unmoved(
 
     Rollbacks that took back nothing of it do not matter; every other rewrite does.
     """
-    rewritten = chain["rewrites"] - chain["reorgs"] != begun["rewrites"] - begun["reorgs"]
+    rewritten = chain["rewrites"] != begun["rewrites"]
     bounds = (chain_id, begun["cursor"], shadow.last_block)
     if rewritten or await connection.fetchval(queries()["taken_back"], *bounds):
         raise _LedgerMoved

@@ -6,7 +6,7 @@ Everything that corrects what was committed goes this way: gaps, proof levels, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from indexer.core.differences import Change, Position, differences
@@ -42,15 +42,32 @@ class Unconfirmed(Retryable):
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """Which rows the chain had: counts of corrections and reorgs, and the last block that the latter do not reach."""
+
+    rewrites: int
+    reorgs: int
+    proven_final: int
+
+    def after(self, own: Swapped) -> Version:
+        """Return the version that a swap of ours led to, if nobody else wrote."""
+        return replace(self, rewrites=self.rewrites + bool(own.changes))
+
+    def holds(self, rewrites: int, reorgs: int, to_block: int) -> bool:
+        """Say whether the rows up to a block are still those of this version; what grew above does not matter."""
+        return rewrites == self.rewrites and (reorgs == self.reorgs or to_block <= self.proven_final)
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Whole blocks fetched again: what these contracts emitted in `batch.range`, nothing left out.
 
-    `rewrites` is what `Slices.rewrites` said before they were fetched.
+    `version` is what `Slices.version` said before they were fetched.
     """
 
     batch: Batch
     addresses: tuple[bytes, ...]
-    rewrites: int
+    version: Version
 
     @property
     def logs(self) -> tuple[RawLog, ...]:
@@ -87,13 +104,13 @@ class Slices:
         self._builder = builder
         self._lease = lease
 
-    async def rewrites(self) -> int:
-        """Return the number that a slice bears; read it before fetching. Raises SettingsError for an unknown chain."""
+    async def version(self) -> Version:
+        """Return what a slice bears; read it before fetching. Raises SettingsError for an unknown chain."""
         async with self._database.transaction() as connection:
-            rewrites: int | None = await connection.fetchval(queries()["read_rewrites"], self._chain_id)
-        if rewrites is None:
+            row = await connection.fetchrow(queries()["read_version"], self._chain_id)
+        if row is None:
             raise SettingsError(f"chain {self._chain_id} was never indexed into this database")
-        return rewrites
+        return Version(**row)
 
     async def compare(self, fetched: Slice) -> list[Change]:
         """Return what a swap would change, in chain order; reads only, and waits for nobody. Raises SliceMoved."""
@@ -115,7 +132,7 @@ class Slices:
         StoreUnavailable too; then nothing of all that took place.
         """
         async with fenced(self._database, self._chain_id, self._lease) as (connection, at):
-            await self._hold_to_chain(connection, fetched, at.checkpoint_block, at.state, at.rewrites)
+            await self._hold_to_chain(connection, fetched, at.checkpoint_block, at.state, at.rewrites, at.reorgs)
             stored = await self._stored(connection, fetched)
             changes = differences(stored.logs, fetched.logs)
             if bold := [one.position for one in changes if one.removes and one.position not in removable]:
@@ -144,13 +161,13 @@ class Slices:
         return Stored.of(await connection.fetch(queries()["slice_logs"], self._chain_id, *bounds, *positions))
 
     async def _hold_to_chain(
-        self, connection: Connection, fetched: Slice, checkpoint_block: int, state: str, rewrites: int
+        self, connection: Connection, fetched: Slice, checkpoint_block: int, state: str, rewrites: int, reorgs: int
     ) -> None:
         """Raise SliceMoved unless the slice is of the chain that is stored, as it is stored now."""
         within = fetched.batch.range
         if state == "halted":
             raise SliceMoved(f"chain {self._chain_id} is halted")
-        if rewrites != fetched.rewrites:
+        if not fetched.version.holds(rewrites, reorgs, within.to_block):
             raise SliceMoved(f"chain {self._chain_id}: rows were rewritten since the slice was fetched")
         if within.to_block > checkpoint_block:
             raise SliceMoved(f"chain {self._chain_id}: block {within.to_block} is above the checkpoint")

@@ -4,7 +4,8 @@ SELECT pg_advisory_xact_lock(8004, hashtext($1::bigint::text));
 
 -- name: lock_chain
 -- Writers take turns at this row; what it says holds until the transaction ends.
-SELECT checkpoint_block, checkpoint_hash, cursor, announced_final, state, rewrites FROM chains WHERE chain_id = $1 FOR UPDATE;
+SELECT checkpoint_block, checkpoint_hash, cursor, announced_final, state, rewrites, reorgs FROM chains
+WHERE chain_id = $1 FOR UPDATE;
 
 -- name: lease_epoch
 -- Read after the lock: a take-over that committed meanwhile is seen.

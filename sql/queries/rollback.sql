@@ -23,9 +23,11 @@ SELECT count(*) AS logs, count(*) FILTER (WHERE event IS NULL) AS undecodable FR
 DELETE FROM blocks WHERE chain_id = $1 AND block_number > $2;
 
 -- name: rewind_checkpoint
+-- Who fetched blocks before knows of reorgs by their count, and that they end at what was final: one that went deeper, as
+-- the lifting of a halt may, is a rewrite.
 UPDATE chains SET
     checkpoint_block = $2, checkpoint_hash = $3, checkpoint_time = $4, cursor = $5, reorgs = reorgs + 1,
-    rewrites = rewrites + 1, updated_at = now()
+    rewrites = rewrites + (proven_final > $2::bigint)::int, updated_at = now()
 WHERE chain_id = $1;
 
 -- name: keep_ancestor

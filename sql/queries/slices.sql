@@ -1,9 +1,9 @@
--- name: read_rewrites
-SELECT rewrites FROM chains WHERE chain_id = $1;
+-- name: read_version
+SELECT rewrites, reorgs, proven_final FROM chains WHERE chain_id = $1;
 
 -- name: read_frame
 -- As lock_chain, without waiting for any writer.
-SELECT checkpoint_block, state, rewrites FROM chains WHERE chain_id = $1;
+SELECT checkpoint_block, state, rewrites, reorgs FROM chains WHERE chain_id = $1;
 
 -- name: held_between
 SELECT block_number, block_hash, parent_hash FROM blocks WHERE chain_id = $1 AND block_number BETWEEN $2 AND $3;

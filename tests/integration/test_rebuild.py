@@ -411,7 +411,7 @@ async def test_a_slice_that_is_swapped_meanwhile_is_survived(database, clean, st
     await ledger.writer.commit(batch, rows, parent=None, state="live", announce=False, finalized=None)
     await damage(database)
     slices = Slices(database, CHAIN_ID, ledger.builder)
-    fetched = Slice(Batch(within, blocks, logs), DEPLOYMENT.addresses, await slices.rewrites())
+    fetched = Slice(Batch(within, blocks, logs), DEPLOYMENT.addresses, await slices.version())
 
     async def swap() -> None:
         assert (await slices.swap(fetched, removable=frozenset(), announce=True)).changes

@@ -48,7 +48,7 @@ async def distorted_ledger(database: Database, chain: SimChain, seed: int) -> Le
 
 async def swap_all(slices: Slices, chain: SimChain) -> Swapped:
     """Swap the whole truth in, at a better level, with a mark."""
-    fetched = Slice(whole(chain, proof="receipts"), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain, proof="receipts"), EVERY, await slices.version())
     removable = frozenset(one.position for one in await slices.compare(fetched) if one.removes)
     return await slices.swap(fetched, removable=removable, announce=True, mark=ReindexMark(0, None, HEAD + 1))
 
@@ -60,7 +60,7 @@ async def test_an_error_at_any_statement_leaves_no_trace_and_the_next_try_succee
     chain = mined(3, 8, 12)
     ledger = await distorted_ledger(database, chain, 3)
     slices = slices_of(ledger)
-    fetched = Slice(whole(chain, proof="receipts"), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain, proof="receipts"), EVERY, await slices.version())
     removable = frozenset(one.position for one in await slices.compare(fetched) if one.removes)
     before = await observer.tables()
     observer.heard.clear()
@@ -97,7 +97,7 @@ async def test_a_swap_whose_answer_got_lost_is_refused_again_and_found_done_when
 ) -> None:
     chain = mined(3, HEAD)
     slices = slices_of(await distorted_ledger(database, chain, 3))
-    fetched = Slice(whole(chain), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain), EVERY, await slices.version())
     removable = frozenset(one.position for one in await slices.compare(fetched))
     database.lost_answer = True
     with pytest.raises(StoreUnavailable):
@@ -121,7 +121,7 @@ async def test_a_swap_frozen_inside_its_transaction_is_ended_by_whoever_takes_ov
     ledger = await distorted_ledger(database, chain, 3)
     lease = ledger.writer._lease
     slices = slices_of(ledger, lease)
-    fetched = Slice(whole(chain), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain), EVERY, await slices.version())
     removable = frozenset(one.position for one in await slices.compare(fetched))
     pause = Pause(at)
     database.before = pause.before

@@ -22,7 +22,7 @@ from indexer.store.coverage import Coverage
 from indexer.store.database import Database
 from indexer.store.leases import Lease
 from indexer.store.marks import Marks, ReindexMark
-from indexer.store.slices import Slice, SliceMoved, Slices, Unconfirmed
+from indexer.store.slices import Slice, SliceMoved, Slices, Unconfirmed, Version
 
 HEAD = 40
 
@@ -148,14 +148,14 @@ async def test_swapping_in_what_is_there_writes_no_row(database: Database) -> No
     await commit_parts(ledger, whole(chain), 7)
     everything = (*COMPARED, "chains", "coverage", "changes", "reverted_logs", "blocks")
     before = await versions(database, *everything)
-    rewrites = await slices_of(ledger).rewrites()
+    version = await slices_of(ledger).version()
 
     for part in cut(chain, Random(2)):
         done = await swap(slices_of(ledger), batch_of(chain, *part), announce=True)
         assert (done.changes, done.agents) == ((), 0)
 
     assert await versions(database, *everything) == before
-    assert await slices_of(ledger).rewrites() == rewrites
+    assert await slices_of(ledger).version() == version
 
 
 async def test_a_better_proof_of_the_same_logs_moves_coverage_alone(database: Database) -> None:
@@ -181,7 +181,7 @@ async def test_nothing_is_removed_or_replaced_that_was_not_confirmed(database: D
     told = distorted(whole(chain), Random(4), altered=0.1)
     await commit_parts(ledger, told, 7)
     slices = slices_of(ledger)
-    fetched = Slice(whole(chain), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain), EVERY, await slices.version())
     removed = [change.position for change in await slices.compare(fetched) if change.removes]
     assert {change.fetched is None for change in await slices.compare(fetched) if change.removes} == {True, False}
     before = await ledger.tables()
@@ -209,7 +209,7 @@ async def test_a_log_of_another_contract_at_the_same_place_is_replaced_only_if_c
     slices = slices_of(ledger)
 
     with pytest.raises(Unconfirmed):
-        await slices.swap(Slice(truth, (IDENTITY,), await slices.rewrites()), removable=frozenset(), announce=False)
+        await slices.swap(Slice(truth, (IDENTITY,), await slices.version()), removable=frozenset(), announce=False)
     await swap(slices, truth, (IDENTITY,))
 
     await expect_straight(ledger, clean, chain)
@@ -225,7 +225,7 @@ async def repaired(database: Database) -> tuple[Ledger, SimChain, Slices, Slice]
     ledger = await Ledger.open(database)
     await commit_parts(ledger, distorted(whole(chain), Random(5)), 7)
     slices = slices_of(ledger)
-    return ledger, chain, slices, Slice(batch_of(chain, 5, 20), EVERY, await slices.rewrites())
+    return ledger, chain, slices, Slice(batch_of(chain, 5, 20), EVERY, await slices.version())
 
 
 async def expect_moved(slices: Slices, fetched: Slice) -> None:
@@ -239,6 +239,42 @@ async def test_a_slice_fetched_before_a_rollback_is_refused(repaired: tuple[Ledg
     ledger, chain, slices, fetched = repaired
     await ledger.rollback(chain.blocks[30].ref)
     await commit_parts(ledger, batch_of(chain, 31, HEAD), 5)
+
+    await expect_moved(slices, fetched)
+
+
+async def finalize(ledger: Ledger, chain: SimChain, final: int) -> None:
+    chain.mine()
+    await commit(ledger, batch_of(chain, chain.head.number, chain.head.number), finalized=final)
+
+
+async def test_a_reorg_above_what_was_final_refuses_only_the_slices_that_it_reached(
+    repaired: tuple[Ledger, SimChain, Slices, Slice],
+) -> None:
+    ledger, chain, slices, fetched = repaired
+    await finalize(ledger, chain, 20)
+    version = await slices.version()
+    await ledger.rollback(chain.blocks[25].ref)
+    ledger.tip = chain.blocks[25].ref
+    await commit_parts(ledger, batch_of(chain, 26, chain.head.number), 5)
+    await finalize(ledger, chain, 30)  # what the reorg reached is final by now
+
+    await expect_moved(slices, Slice(batch_of(chain, 18, 21), EVERY, version))
+    done = await slices.swap(replace(fetched, version=version), removable=frozenset(), announce=True)
+    assert done.changes
+    assert (await slices.version()).rewrites == version.after(done).rewrites
+
+
+async def test_a_halt_lifted_below_what_was_final_refuses_every_slice_fetched_before(
+    repaired: tuple[Ledger, SimChain, Slices, Slice],
+) -> None:
+    ledger, chain, slices, fetched = repaired
+    await finalize(ledger, chain, 20)
+    fetched = replace(fetched, version=await slices.version())
+    await ledger.writer.halt("for a test")
+    await ledger.writer.lift(chain.blocks[10].ref)
+    ledger.tip = chain.blocks[10].ref
+    await commit_parts(ledger, batch_of(chain, 11, HEAD), 5)
 
     await expect_moved(slices, fetched)
 
@@ -281,7 +317,7 @@ async def test_a_slice_of_another_branch_is_refused(database: Database, first: i
     if headers == "none":
         batch = replace(batch, blocks=batch.blocks[-1:] if last == 35 else ())
 
-    await expect_moved(slices, Slice(batch, EVERY, await slices.rewrites()))
+    await expect_moved(slices, Slice(batch, EVERY, await slices.version()))
 
 
 async def test_a_lost_lease_writes_nothing_and_none_is_needed_beside_its_holder(
@@ -299,9 +335,9 @@ async def test_an_unknown_chain_is_told(database: Database) -> None:
     slices = Slices(database, 7, ledger.builder)
 
     with pytest.raises(SettingsError, match="chain 7"):
-        await slices.rewrites()
+        await slices.version()
     with pytest.raises(SettingsError, match="chain 7"):
-        await slices.swap(Slice(whole(mined(1, 2)), EVERY, 0), removable=frozenset(), announce=True)
+        await slices.swap(Slice(whole(mined(1, 2)), EVERY, Version(0, 0, -1)), removable=frozenset(), announce=True)
 
 
 # --- the feed -------------------------------------------------------------------------------------------------------
@@ -354,7 +390,7 @@ async def test_the_mark_of_a_reindex_moves_with_its_slice_and_never_alone(databa
     ledger = await Ledger.open(database)
     await commit_parts(ledger, distorted(whole(chain), Random(5), altered=0.1), 7)
     slices, marks = slices_of(ledger), Marks(database, CHAIN_ID)
-    fetched = Slice(whole(chain), EVERY, await slices.rewrites())
+    fetched = Slice(whole(chain), EVERY, await slices.version())
     assert await marks.read() is None
     await marks.write(ReindexMark(0, None, 0))
 
