@@ -180,10 +180,16 @@ async def test_f08_the_same_log_twice_counts_once(database, clean) -> None:
     await expect_truth(database, clean, chain)
 
 
-async def test_f08_two_logs_at_one_position_are_rejected(database, clean) -> None:
+@pytest.mark.parametrize("first", [True, False], ids=["the false one first", "the false one last"])
+async def test_f08_two_logs_at_one_position_are_rejected(database, clean, first: bool) -> None:
     chain, _ = grown(108, 120)
+
+    def bend(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        false = [{**log, "data": log["data"] + "00"} for log in logs[:1]]
+        return [*false, *logs] if first else [*logs, *false]
+
     async with SimNode(chain) as liar, SimNode(chain) as node:
-        liar.intercept = lying(lambda logs: [*({**log, "data": log["data"] + "00"} for log in logs[:1]), *logs])
+        liar.intercept = lying(bend)
         await index(database, [liar.url, node.url], finality_blocks=FINALITY, span=20)
 
     assert liar.calls["eth_getLogs"] > 0
