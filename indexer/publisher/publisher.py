@@ -31,9 +31,8 @@ log = structlog.get_logger()
 _LONGEST_PAUSE_S: Final = 5.0
 # Two publishers of one chain meet only while its lease changes hands; the one that lost it ends soon.
 _GIVE_WAY_S: Final = 0.2
-_LONG_PASS_S: Final = 0.5
 _FAR_BLOCKS: Final = 1_000
-_RESTS: Final = 9
+_RESTS: Final = 19
 _LONGEST_REST_S: Final = 30.0
 
 
@@ -54,12 +53,10 @@ class PublisherState:
 def rest_s(spent_s: float, lag_blocks: int) -> float:
     """Say how long to rest after a pass that took `spent_s`, of a chain that is `lag_blocks` from its head.
 
-    A long pass far from the head follows a backfill, whose agents are touched again and again: it rests so many times
-    as long that the backfill has the machine to itself, and no agent is written once a batch.
+    Far from the head it follows a backfill, whose agents are touched again and again: it rests so many times as long
+    that the backfill has the machine to itself, and few agents are written more than once.
     """
-    if spent_s < _LONG_PASS_S or lag_blocks < _FAR_BLOCKS:
-        return 0.0
-    return min(_RESTS * spent_s, _LONGEST_REST_S)
+    return 0.0 if lag_blocks < _FAR_BLOCKS else min(_RESTS * spent_s, _LONGEST_REST_S)
 
 
 class Publisher:

@@ -197,7 +197,10 @@ def _decoded_otherwise(readable: Iterable[asyncpg.Record], rows: Rows) -> Iterat
 def _same_json(stored: object, expected: object) -> bool:
     if not isinstance(stored, str) or not isinstance(expected, str):
         return False
-    return bool(msgspec.json.decode(stored) == msgspec.json.decode(expected))
+    try:
+        return bool(msgspec.json.decode(stored) == msgspec.json.decode(expected))
+    except msgspec.DecodeError:
+        return False
 
 
 def _key_of_log(row: asyncpg.Record) -> str:

@@ -7,7 +7,7 @@ SELECT l.chain_id, c.name AS chain, l.block_number, l.log_index,
        '0x' || encode(l.address, 'hex') AS address,
        l.event, l.event_version,
        l.agent_uuid, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
-       l.args,
+       l.args::jsonb AS args,
        ARRAY(SELECT '0x' || encode(substr(l.topics, 32 * n + 1, 32), 'hex')
              FROM generate_series(0, octet_length(l.topics) / 32 - 1) n ORDER BY n) AS topics,
        l.data, l.defect,
@@ -68,7 +68,7 @@ SELECT x.chain_id, c.name AS chain, x.cursor, x.kind, coalesce(l.event, v.event)
        x.block_number, '0x' || encode(x.block_hash, 'hex') AS block_hash, x.log_index,
        coalesce(l.agent_id, v.agent_id) AS agent_id,
        '0x' || encode(coalesce(l.address, v.address), 'hex') AS registry,
-       coalesce(l.args, v.args) AS args,
+       coalesce(l.args, v.args)::jsonb AS args,
        coalesce(l.agent_uuid, v.agent_uuid) AS agent_uuid,
        -- By the contract, as an agent whose logs were all taken back has no row any more.
        (SELECT '0x' || encode(g.identity, 'hex') FROM registries g
