@@ -39,20 +39,28 @@ WITH placed AS MATERIALIZED (
     FROM placed p
     WHERE (f.chain_id, f.block_number, f.log_index) = (p.chain_id, p.block_number, p.log_index)
       AND (p.position, p.new_epoch) IS DISTINCT FROM (p.feedback_index, p.epoch)
-), pairs AS (
-    INSERT INTO agent_clients AS c
-        (agent_uuid, registry, client, chain_id, epoch, last_index, feedback, first_at, last_at)
-    SELECT p.agent_uuid, p.registry, p.client, min(p.chain_id), max(p.new_epoch),
-           (array_agg(p.position ORDER BY p.block_number DESC, p.log_index DESC))[1],
-           count(*), min(p.block_timestamp), max(p.block_timestamp)
+), grouped AS MATERIALIZED (
+    SELECT p.agent_uuid, p.registry, p.client, min(p.chain_id) AS chain_id, max(p.new_epoch) AS epoch,
+           (array_agg(p.position ORDER BY p.block_number DESC, p.log_index DESC))[1] AS last_index,
+           count(*) AS feedback, min(p.block_timestamp) AS first_at, max(p.block_timestamp) AS last_at,
+           bool_or(p.known_epoch IS NULL) AS is_new
     FROM placed p
     GROUP BY p.agent_uuid, p.registry, p.client
-    ON CONFLICT (agent_uuid, registry, client) DO UPDATE SET
-        epoch = excluded.epoch,
-        last_index = excluded.last_index,
-        feedback = c.feedback + excluded.feedback,
-        first_at = least(c.first_at, excluded.first_at),
-        last_at = greatest(c.last_at, excluded.last_at)
+), known_pairs AS (
+    UPDATE agent_clients c SET
+        epoch = g.epoch,
+        last_index = g.last_index,
+        feedback = c.feedback + g.feedback,
+        first_at = least(c.first_at, g.first_at),
+        last_at = greatest(c.last_at, g.last_at)
+    FROM grouped g
+    WHERE NOT g.is_new AND (c.agent_uuid, c.registry, c.client) = (g.agent_uuid, g.registry, g.client)
+), new_pairs AS (
+    -- Nobody else writes the chain, so that none of them can have come meanwhile.
+    INSERT INTO agent_clients (agent_uuid, registry, client, chain_id, epoch, last_index, feedback, first_at, last_at)
+    SELECT g.agent_uuid, g.registry, g.client, g.chain_id, g.epoch, g.last_index, g.feedback, g.first_at, g.last_at
+    FROM grouped g
+    WHERE g.is_new
 ), figures AS (
     SELECT p.agent_uuid, count(*) AS feedback, count(p.score) AS scored, coalesce(sum(p.score), 0) AS score_sum,
            count(*) FILTER (WHERE p.score >= 80) AS positive, count(*) FILTER (WHERE p.score < 50) AS negative,
