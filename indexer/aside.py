@@ -13,7 +13,7 @@ T = TypeVar("T")
 _WORTH_IT: Final = 300  # logs; below, it is done before a thread has begun
 # A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms); still
 # shorter costs more than it gives.
-_SWITCH_S: Final = 0.002
+_SWITCH_S: Final = 0.0005
 # Threads of our own: names that nobody resolves may hold all of the loop's. More than one compete for the interpreter.
 _THREADS: Final = ThreadPoolExecutor(1, thread_name_prefix="decode")
 

@@ -26,6 +26,7 @@ from indexer.errors import BeyondFinality as BeyondFinalityError
 from indexer.errors import RpcError
 from indexer.fetching import Fetcher, LogSource, one_ahead
 from indexer.store.chains import Standing
+from indexer.store.copying import prepare
 from indexer.store.writer import Committed, RolledBack, State
 
 log = structlog.get_logger()
@@ -304,7 +305,7 @@ class Worker:
         before = self._checkpoint
         async with (
             aclosing(self._fetcher.batches(tip.head, self._checkpoint + 1, target)) as batches,
-            aclosing(one_ahead(batches, lambda batch: self.builder.build(batch.logs))) as built,
+            aclosing(one_ahead(batches, lambda batch: prepare(self.builder.build(batch.logs)))) as built,
         ):
             async for batch, rows in built:
                 if not await self._join(batch, rows, tip):

@@ -61,6 +61,7 @@ class Rows:
 
     tables: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in COLUMNS})
     undecodable: int = 0
+    encoded: dict[str, bytes] = field(default_factory=dict)  # what the store made of them ahead of time
 
     def __getitem__(self, table: str) -> list[Row]:
         """Return the rows of one table."""

@@ -14,11 +14,9 @@ STATE_TABLES: Final = ("agents", "agent_stats", "agent_clients", "agent_values",
 _CLEARED: Final = (*STATE_TABLES, "feedback", "validation_requests")
 # Each projection and the tables whose rows it reads; it runs when the batch has any of them.
 _STEPS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
-    ("agents", frozenset({"logs"})),
-    ("activity", frozenset({"logs"})),
-    ("identity", frozenset({"logs"})),  # events without a typed row, as MetadataUpdate, move `updated_at` too
+    ("agents", frozenset({"logs"})),  # events without a typed row, as MetadataUpdate, move `updated_at` too
+    ("feedback", frozenset({"logs"})),
     ("metadata", frozenset({"metadata_writes"})),
-    ("feedback", frozenset({"feedback"})),
     ("standing", frozenset({"revocations"})),
     ("last_feedback", frozenset({"revocations"})),
     ("responses", frozenset({"feedback_responses"})),

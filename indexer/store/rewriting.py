@@ -18,7 +18,7 @@ from indexer.store.database import Connection
 from indexer.store.fence import Locked
 from indexer.store.ledger import raw_log
 from indexer.store.queries import queries
-from indexer.store.writer import copy_rows
+from indexer.store.copying import copy_rows
 
 _AGENT: Final = COLUMNS["logs"].index("agent_uuid")
 _EVENT: Final = COLUMNS["logs"].index("event")

@@ -21,7 +21,7 @@ from indexer.store import projections
 from indexer.store.comparing import DECODED, LOG_KEY, Difference, shown
 from indexer.store.database import SCHEMA, Connection
 from indexer.store.queries import queries
-from indexer.store.writer import copy_rows
+from indexer.store.copying import copy_rows
 
 SHADOW_TABLES: Final = (*TYPED_TABLES, *projections.STATE_TABLES, "chain_totals")
 SLICE_LOGS: Final = 10_000  # some 10 MB of objects and a few statements of a tenth of a second

@@ -13,7 +13,8 @@ from indexer.core.rows import COLUMNS, TYPED_TABLES, Rows
 from indexer.core.types import Batch, BlockRef
 from indexer.errors import Retryable
 from indexer.store import projections
-from indexer.store.database import SCHEMA, Connection, Database
+from indexer.store.copying import copy_rows
+from indexer.store.database import Connection, Database
 from indexer.store.fence import Locked, fenced
 from indexer.store.leases import Lease
 from indexer.store.queries import queries
@@ -80,6 +81,8 @@ class Writer:
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
             await self._advance(connection, at, batch, state, finalized)
+            if state == "backfilling" and not announce:
+                await connection.execute(queries()["commit_without_waiting"])
         return Committed(len(batch.logs), rows.undecodable, at.cursor)
 
     async def rollback(self, ancestor: BlockRef) -> RolledBack:
@@ -211,11 +214,6 @@ class Writer:
             at.cursor,
         )
         await at.notify(connection)
-
-
-async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str | None = SCHEMA) -> None:
-    """COPY the rows of one table in binary."""
-    await connection.copy_records_to_table(table, records=rows[table], columns=COLUMNS[table], schema_name=schema)
 
 
 def _time(block: BlockRef) -> datetime:

@@ -1,4 +1,5 @@
--- Number the scope's feedback and count it: all of it as standing; standing.sql takes back what does not.
+-- Every agent that a log names has its row of figures. Number the scope's feedback and count it: all of it as standing;
+-- standing.sql takes back what does not.
 -- Without an index in the log it is one above the last of its pair (agent, registry, client). An index that is not above
 -- the last opens a new epoch of the pair. Returns how many epochs were opened.
 WITH placed AS MATERIALIZED (
@@ -62,23 +63,37 @@ WITH placed AS MATERIALIZED (
     FROM grouped g
     WHERE g.is_new
 ), figures AS (
-    SELECT p.agent_uuid, count(*) AS feedback, count(p.score) AS scored, coalesce(sum(p.score), 0) AS score_sum,
-           count(*) FILTER (WHERE p.score >= 80) AS positive, count(*) FILTER (WHERE p.score < 50) AS negative,
-           count(*) FILTER (WHERE p.place = 1 AND p.known_feedback = 0) AS clients,
-           max(p.block_timestamp) AS last_at
+    -- Any event of an agent is activity; this also makes the row that carries its figures.
+    SELECT l.agent_uuid, max(l.block_timestamp) AS active_at, max(l.block_number) AS active_block, 0 AS feedback,
+           0 AS scored, 0::numeric AS score_sum, 0 AS positive, 0 AS negative, 0 AS clients, NULL::timestamptz AS last_at
+    FROM logs l
+    WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
+      AND l.agent_uuid IS NOT NULL
+    GROUP BY l.agent_uuid
+    UNION ALL
+    SELECT p.agent_uuid, NULL, NULL, count(*), count(p.score), coalesce(sum(p.score), 0),
+           count(*) FILTER (WHERE p.score >= 80), count(*) FILTER (WHERE p.score < 50),
+           count(*) FILTER (WHERE p.place = 1 AND p.known_feedback = 0), max(p.block_timestamp)
     FROM placed p
     GROUP BY p.agent_uuid
 ), counted AS (
-    UPDATE agent_stats s SET
-        feedback = s.feedback + f.feedback,
-        scored = s.scored + f.scored,
-        score_sum = s.score_sum + f.score_sum,
-        positive = s.positive + f.positive,
-        negative = s.negative + f.negative,
-        clients = s.clients + f.clients,
-        last_feedback_at = greatest(s.last_feedback_at, f.last_at)
+    INSERT INTO agent_stats AS s
+        (agent_uuid, chain_id, last_activity_at, last_activity_block, feedback, scored, score_sum, positive, negative,
+         clients, last_feedback_at)
+    SELECT f.agent_uuid, $1, max(f.active_at), max(f.active_block), sum(f.feedback), sum(f.scored), sum(f.score_sum),
+           sum(f.positive), sum(f.negative), sum(f.clients), max(f.last_at)
     FROM figures f
-    WHERE s.agent_uuid = f.agent_uuid
+    GROUP BY f.agent_uuid
+    ON CONFLICT (agent_uuid) DO UPDATE SET
+        last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
+        last_activity_block = greatest(s.last_activity_block, excluded.last_activity_block),
+        feedback = s.feedback + excluded.feedback,
+        scored = s.scored + excluded.scored,
+        score_sum = s.score_sum + excluded.score_sum,
+        positive = s.positive + excluded.positive,
+        negative = s.negative + excluded.negative,
+        clients = s.clients + excluded.clients,
+        last_feedback_at = greatest(s.last_feedback_at, excluded.last_feedback_at)
 ), summed AS (
     INSERT INTO agent_values AS v (agent_uuid, registry, value_decimals, chain_id, feedback, value_sum)
     SELECT p.agent_uuid, p.registry, p.value_decimals, min(p.chain_id), count(*), sum(p.value_raw)
