@@ -22,13 +22,14 @@ _USER = "indexer"
 _DATABASE = "erc8004"
 _HOST = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 10
+_MIN_BUFFERS_MB = 128
+_MAX_BUFFERS_MB = 1_024
 
 # For one writer of large batches beside a few readers, on a machine that does other things too.
 _SETTINGS = {
     "listen_addresses": _HOST,
     "unix_socket_directories": "",  # no limit on the length of the data directory's path
     "max_connections": "100",
-    "shared_buffers": "256MB",  # the hot part of the indexes; taken from the system only as it fills
     "work_mem": "8MB",  # a parallel hash of three processes fits into docker's 64 MB of /dev/shm
     "maintenance_work_mem": "128MB",  # indexes of a first backfill
     "max_wal_size": "4GB",  # a backfill would otherwise force a checkpoint every few seconds
@@ -39,6 +40,12 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "log_checkpoints": "off",  # nobody reads them here, and the log file is ours to keep small
 }
+
+
+def _shared_buffers_mb() -> int:
+    """Choose what the hot part of the indexes gets: a sixteenth of the memory; taken from the system only as it fills."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, memory_mb // 16))
 
 
 class EmbeddedPostgres(Server):
@@ -68,8 +75,9 @@ class EmbeddedPostgres(Server):
         """Serve on the port of earlier runs if it is free; once an address was given out, on that port only."""
         self._clear_stale_pid_file()
         port = self.port or self._choose_port()
-        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        return [self.programs / "postgres", "-D", self.cluster, "-p", str(port), *settings]
+        settings = {**_SETTINGS, "shared_buffers": f"{_shared_buffers_mb()}MB"}
+        words = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [self.programs / "postgres", "-D", self.cluster, "-p", str(port), *words]
 
     def answers(self) -> bool:
         """Read the server's status file, then knock."""

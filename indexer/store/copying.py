@@ -1,16 +1,16 @@
-"""Rows as the bytes of a binary COPY, made before the connection is needed: while it copies, the server waits for nobody.
+"""Rows as the bytes of a binary COPY, made before the connection is needed: the server, copying, waits for nobody.
 
-The format is that of PostgreSQL's documentation, "COPY", "Binary Format"; the values are as the types' `_recv` functions
+The format is that of PostgreSQL's documentation, "COPY", "Binary Format"; values are as the types' `_recv` functions
 read them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Final
+from typing import Any, Final
 
 from indexer.core.rows import COLUMNS, Rows
 from indexer.core.typed import Row
@@ -81,59 +81,58 @@ _OF_COLUMN: Final = {
     "value_raw": "numeric", "value_decimals": "int2", "tag1": "text", "tag2": "text", "tag": "text", "endpoint": "text",
     "file_uri": "text", "response_uri": "text", "request_uri": "text", "response": "int2",
 }  # fmt: skip
-_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
-    table: tuple(
-        "bool" if (table, column) == ("operator_approvals", "approved") else _OF_COLUMN.get(column, "bytea")
-        for column in columns
-    )
-    for table, columns in COLUMNS.items()
-}
-
-
 Encoder = Callable[[Iterable[Row]], list[bytes]]
 
 
+def _type_of(table: str, column: str) -> str:
+    if (table, column) == ("operator_approvals", "approved"):
+        return "bool"
+    return _OF_COLUMN.get(column, "bytea")
+
+
 @cache
-def _encoder(table: str) -> Encoder:
-    """Compile what cuts rows of a table into the parts that a COPY sends."""
-    kinds = _TYPES[table]
-    columns = [f"c{place}" for place in range(len(kinds))]
+def _encoder(table: str, chosen: tuple[str, ...]) -> Encoder:
+    """Compile what cuts whole rows of a table into the parts that a COPY of the chosen columns sends."""
+    columns = {name: f"c{place}" for place, name in enumerate(COLUMNS[table])}
     values = [
-        f"NULL if {column} is None else {_SOURCES[kind].format(column)}"
-        for column, kind in zip(columns[3:], kinds[3:], strict=True)
+        f"NULL if {columns[name]} is None else {_SOURCES[_type_of(table, name)].format(columns[name])}"
+        for name in chosen[3:]
     ]
     source = (
         f"def encode(rows, parts):\n"
-        f" for {', '.join(columns)} in rows:\n"
-        f"  parts += (POSITION({len(kinds)}, 8, c0, 8, c1, 4, c2), {', '.join(values)})\n"
+        f" for {', '.join(columns.values())} in rows:\n"
+        f"  parts += (POSITION({len(chosen)}, 8, c0, 8, c1, 4, c2), {', '.join(values)})\n"
         f" return parts\n"
     )
     names = dict(_NAMES)
     exec(source, names)  # noqa: S102 - of the words above alone
     compiled = names["encode"]
-    return lambda rows: compiled(rows, [_HEADER])  # type: ignore[operator, no-any-return]
+    return lambda rows: compiled(rows, [_HEADER])  # type: ignore[operator]
 
 
-def encode(table: str, rows: Iterable[Row]) -> bytes:
-    """Return what a binary COPY of these rows sends."""
-    return b"".join((*_encoder(table)(rows), _TRAILER))
+def encode(table: str, rows: Iterable[Row], columns: tuple[str, ...] | None = None) -> bytes:
+    """Return what a binary COPY of these rows sends; `columns` are all, or begin with the three of the position."""
+    return b"".join((*_encoder(table, columns or COLUMNS[table])(rows), _TRAILER))
 
 
-def prepare(rows: Rows) -> Rows:
-    """Encode the rows ahead of `copy_rows`; in any thread."""
-    rows.encoded = {table: encode(table, rows[table]) for table in COLUMNS if rows[table]}
+def prepare(rows: Rows, tables: Iterable[str] = COLUMNS) -> Rows:
+    """Encode the rows of these tables ahead of `copy_rows`; in any thread."""
+    rows.encoded = {table: encode(table, rows[table]) for table in tables if rows[table]}
     return rows
 
 
-async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str | None = SCHEMA) -> None:
+async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str = SCHEMA) -> None:
     """COPY the rows of one table in binary."""
     data = rows.encoded.get(table) or encode(table, rows[table])
-    await connection.copy_to_table(
-        table, source=_chunks(data), columns=COLUMNS[table], schema_name=schema, format="binary"
-    )
+    await copy_data(connection, table, data, COLUMNS[table], schema)
 
 
-async def _chunks(data: bytes) -> AsyncIterator[memoryview]:
+async def copy_data(connection: Connection, table: str, data: bytes, columns: Sequence[str], schema: str) -> None:
+    """COPY what `encode` made."""
+    await connection.copy_to_table(table, source=_chunks(data), columns=columns, schema_name=schema, format="binary")
+
+
+async def _chunks(data: bytes) -> AsyncIterator[Any]:  # memoryviews, as bytes would be copied
     view = memoryview(data)
     for start in range(0, len(data), _CHUNK_BYTES):
         yield view[start : start + _CHUNK_BYTES]

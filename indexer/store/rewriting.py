@@ -14,11 +14,11 @@ from indexer.core.rows import COLUMNS, TYPED_TABLES, RowBuilder, Rows
 from indexer.core.typed import Row
 from indexer.core.types import BlockRange, RawLog
 from indexer.store import projections
+from indexer.store.copying import copy_rows
 from indexer.store.database import Connection
 from indexer.store.fence import Locked
 from indexer.store.ledger import raw_log
 from indexer.store.queries import queries
-from indexer.store.copying import copy_rows
 
 _AGENT: Final = COLUMNS["logs"].index("agent_uuid")
 _EVENT: Final = COLUMNS["logs"].index("event")

@@ -6,22 +6,25 @@ tables, and can reach nothing else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Self
 
 import asyncpg
 import msgspec
 
+from indexer.aside import aside
 from indexer.core.rows import COLUMNS, TYPED_TABLES, RowBuilder, Rows
 from indexer.core.typed import Row
-from indexer.core.types import RawLog
 from indexer.errors import Retryable
 from indexer.store import projections
 from indexer.store.comparing import DECODED, LOG_KEY, Difference, shown
+from indexer.store.copying import copy_data, copy_rows, encode, prepare
 from indexer.store.database import SCHEMA, Connection
+from indexer.store.ledger import raw_log
 from indexer.store.queries import queries
-from indexer.store.copying import copy_rows
 
 SHADOW_TABLES: Final = (*TYPED_TABLES, *projections.STATE_TABLES, "chain_totals")
 SLICE_LOGS: Final = 10_000  # some 10 MB of objects and a few statements of a tenth of a second
@@ -39,6 +42,21 @@ Reached = Callable[[int], None]
 
 class ContractsChanged(Retryable):
     """The chain has other contracts now than those that its logs were to be read for; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """What a slice of the ledger, up to block `last`, should lead to.
+
+    `otherwise` are the logs of which something else is stored than they decode to, `doubts` what contradicts itself.
+    """
+
+    last: int
+    logs: int
+    ledger: bytes
+    rows: Rows
+    otherwise: Sequence[Row]
+    doubts: Sequence[Difference]
 
 
 class Shadow:
@@ -78,15 +96,43 @@ class Shadow:
         return shadow
 
     async def fill(self, through: int, reached: Reached) -> int:
-        """Bring in the ledger from where it was left up to block `through`, slice by slice; return how many logs."""
+        """Bring in the ledger from where it was left up to block `through`, slice by slice; return how many logs.
+
+        While the server projects one slice, the next one is decoded.
+        """
         before = self.logs
         await self._connection.execute(f"SET LOCAL search_path = {_SHADOW_SCHEMA}")
-        while (last := await self._slice_end(through)) is not None:
-            await self._take(last)
-            reached(last)
+        building = await self._begin(self.last_block, through)
+        try:
+            while building is not None:
+                built = await building
+                building = await self._begin(built.last, through)
+                await self._take(built)
+                reached(built.last)
+        finally:
+            if building is not None:
+                building.cancel()
+                await asyncio.gather(building, return_exceptions=True)
         await self._connection.execute(queries()["level_totals"], self._chain_id)
         await self._connection.execute(f"SET LOCAL search_path = {SCHEMA}, {_SHADOW_SCHEMA}")
         return self.logs - before
+
+    async def _begin(self, after: int, through: int) -> asyncio.Task[_Slice] | None:
+        """Read the next slice of whole blocks, and begin to build its rows; None where there is no log any more."""
+        bounds = (self._chain_id, after, SLICE_LOGS, _SLICE_BYTES, through)
+        last: int | None = await self._connection.fetchval(queries()["ledger_slice_end"], *bounds)
+        if last is None:
+            return None
+        stored = await self._connection.fetch(queries()["ledger_slice"], self._chain_id, after, last)
+        return asyncio.create_task(aside(lambda: self._build(last, stored), len(stored)))
+
+    def _build(self, last: int, stored: Sequence[asyncpg.Record]) -> _Slice:
+        readable = [row for row in stored if row["address"] in self._known]
+        rows = self._builder.build(raw_log(row) for row in readable)
+        doubts = [*_strangers(stored, self._known), *_contradictions(stored)]
+        ledger = encode("logs", rows["logs"], _LOG_COLUMNS)
+        otherwise = list(_decoded_otherwise(readable, rows))
+        return _Slice(last, len(stored), ledger, prepare(rows, TYPED_TABLES), otherwise, doubts)
 
     async def count(self) -> int:
         """Return how many rows the ledger had, and the shadow has."""
@@ -94,23 +140,17 @@ class Shadow:
         rows: int = await self._connection.fetchval(f"SELECT {counts}")
         return self.logs + rows
 
-    async def _slice_end(self, through: int) -> int | None:
-        """Return the last block of the next slice of whole blocks; None where there is no log any more."""
-        bounds = (self._chain_id, self.last_block, SLICE_LOGS, _SLICE_BYTES, through)
-        last: int | None = await self._connection.fetchval(queries()["ledger_slice_end"], *bounds)
-        return last
-
-    async def _take(self, last: int) -> None:
-        stored = await self._connection.fetch(queries()["ledger_slice"], self._chain_id, self.last_block, last)
-        readable = [row for row in stored if row["address"] in self._known]
-        rows = self._builder.build(_raw_log(row) for row in readable)
+    async def _take(self, built: _Slice) -> None:
         if len(self.doubts) < self._limit:
-            self.doubts += _strangers(stored, self._known)
-            self.doubts += _contradictions(stored)
-        await self._copy("differing_logs", (*LOG_KEY, *DECODED), _decoded_otherwise(readable, rows))
-        await self._extend(last, rows)
-        self.logs += len(stored)
-        self.last_block = last
+            self.doubts += built.doubts
+        if built.otherwise:
+            await self._connection.copy_records_to_table(
+                "differing_logs", records=built.otherwise, columns=(*LOG_KEY, *DECODED), schema_name=_SHADOW_SCHEMA
+            )
+        await copy_data(self._connection, "logs", built.ledger, _LOG_COLUMNS, _SHADOW_SCHEMA)
+        await self._extend(built.last, built.rows)
+        self.logs += built.logs
+        self.last_block = built.last
         if self.logs >= 2 * self._analyzed:  # nobody else analyzes temporary tables
             tables = ", ".join(f"{_SHADOW_SCHEMA}.{table}" for table in ("logs", *SHADOW_TABLES))
             await self._connection.execute(f"ANALYZE {tables}")
@@ -118,7 +158,6 @@ class Shadow:
 
     async def _extend(self, last: int, rows: Rows) -> None:
         """Do in the shadow what the writer does with a batch."""
-        await self._copy("logs", _LOG_COLUMNS, (_cut(row, _LOG_COLUMNS) for row in rows["logs"]))
         filled = [table for table in COLUMNS if rows[table]]
         for table in filled:
             if table != "logs":
@@ -126,12 +165,6 @@ class Shadow:
         if rows.undecodable:
             await self._connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
         await projections.extend(self._connection, self._chain_id, self.last_block + 1, last, filled)
-
-    async def _copy(self, table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-        if records := list(rows):
-            await self._connection.copy_records_to_table(
-                table, records=records, columns=columns, schema_name=_SHADOW_SCHEMA
-            )
 
 
 def _definitions(table: str, key: Sequence[str]) -> Iterator[str]:
@@ -148,21 +181,6 @@ def _definitions(table: str, key: Sequence[str]) -> Iterator[str]:
 
 def _cut(row: Row, columns: Iterable[str]) -> Row:
     return tuple(row[_POSITION[column]] for column in columns)
-
-
-def _raw_log(row: asyncpg.Record) -> RawLog:
-    topics: bytes = row["topics"]
-    return RawLog(
-        block_number=row["block_number"],
-        log_index=row["log_index"],
-        block_hash=row["block_hash"],
-        tx_hash=row["tx_hash"],
-        tx_index=row["tx_index"],
-        address=row["address"],
-        topics=tuple(topics[start : start + 32] for start in range(0, len(topics), 32)),
-        data=row["data"],
-        timestamp=int(row["block_timestamp"].timestamp()),
-    )
 
 
 def _strangers(stored: Iterable[asyncpg.Record], known: frozenset[bytes]) -> Iterator[Difference]:

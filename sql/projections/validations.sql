@@ -10,8 +10,10 @@ WITH asked AS (
     FROM validation_responses r
     JOIN LATERAL (
         SELECT * FROM validation_requests q
-        WHERE q.request_hash = r.request_hash AND q.chain_id = r.chain_id AND q.registry = r.registry
-          AND q.agent_uuid = r.agent_uuid AND (q.block_number, q.log_index) < (r.block_number, r.log_index)
+        -- By the hash alone, whatever the planner believes of agents with few requests: the other indexes do not serve it.
+        WHERE q.request_hash = r.request_hash AND q.registry = r.registry
+          AND q.chain_id IS NOT DISTINCT FROM r.chain_id AND q.agent_uuid IS NOT DISTINCT FROM r.agent_uuid
+          AND (q.block_number, q.log_index) < (r.block_number, r.log_index)
         ORDER BY q.block_number DESC, q.log_index DESC LIMIT 1
     ) q ON true
     WHERE r.chain_id = $1 AND r.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR r.agent_uuid = ANY ($4))

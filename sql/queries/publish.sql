@@ -53,45 +53,42 @@ SELECT agent_uuid, agent_id::text AS agent_id, '0x' || encode(registry, 'hex') A
 CLOSE touched;
 
 -- name: publish_agents
--- The figures of some agents. `average_value` is erc8004_summary over all clients (sql/views/00_functions.sql), as one set.
-WITH by_decimals AS (
-    SELECT v.agent_uuid, v.value_decimals AS decimals, sum(v.feedback) AS n, sum(v.value_sum) AS value_sum
-    FROM agent_values v
-    JOIN agents a USING (agent_uuid)
-    WHERE v.agent_uuid = ANY ($1::uuid[]) AND v.feedback > 0
-      AND v.registry = (
-          SELECT r.address FROM registries r
-          WHERE r.chain_id = a.chain_id AND r.kind = 'reputation' AND r.identity = a.registry
-          ORDER BY r.active DESC, r.position LIMIT 1)
-    GROUP BY v.agent_uuid, v.value_decimals
-), summed AS (
-    SELECT b.agent_uuid, sum(b.n) AS count, sum(b.value_sum * ('1e' || 18 - b.decimals)::numeric) AS total,
-           (array_agg(b.decimals ORDER BY b.n DESC, b.decimals))[1] AS decimals
-    FROM by_decimals b
-    GROUP BY b.agent_uuid
-), cut AS (
-    SELECT s.agent_uuid, s.decimals, 170141183460469231731687303715884105728 AS shift,
-           div(div(s.total, s.count), ('1e' || 18 - s.decimals)::numeric) AS value
-    FROM summed s
-), averaged AS (
-    SELECT agent_uuid, decimals, mod(mod(value + shift, 2 * shift) + 2 * shift, 2 * shift) - shift AS value FROM cut
+-- The figures of some agents, each looked up by its key: a page of them must not read the tables of all (hence OFFSET 0).
+-- `average_value` is erc8004_summary over all clients (sql/views/00_functions.sql).
+WITH wanted AS MATERIALIZED (
+    SELECT a.agent_uuid, a.owner, a.wallet, a.token_uri, (
+               SELECT r.address FROM registries r
+               WHERE r.chain_id = a.chain_id AND r.kind = 'reputation' AND r.identity = a.registry
+               ORDER BY r.active DESC, r.position LIMIT 1) AS reputation
+    FROM agents a
+    WHERE a.agent_uuid = ANY ($1::uuid[])
 )
-SELECT a.agent_uuid,
-       '0x' || encode(a.owner, 'hex') AS owner,
-       '0x' || encode(a.wallet, 'hex') AS wallet,
-       a.token_uri AS uri,
+SELECT w.agent_uuid,
+       '0x' || encode(w.owner, 'hex') AS owner,
+       '0x' || encode(w.wallet, 'hex') AS wallet,
+       w.token_uri AS uri,
        coalesce(s.feedback, 0) AS feedback_count,
        coalesce(s.revoked, 0) AS revoked_count,
-       coalesce((v.value || 'e-' || v.decimals)::numeric, 0)::text AS average_value,
+       coalesce(
+           ((mod(mod(c.value + c.shift, 2 * c.shift) + 2 * c.shift, 2 * c.shift) - c.shift) || 'e-' || v.decimals)::numeric,
+           0)::text AS average_value,
        s.average_score::text AS average_score,
        coalesce(s.clients, 0) AS unique_clients,
        coalesce(s.validations, 0) AS validation_count,
        round(s.response_sum / nullif(s.answered, 0), 4)::text AS validation_average,
        s.last_activity_block
-FROM agents a
-LEFT JOIN agent_stats s USING (agent_uuid)
-LEFT JOIN averaged v USING (agent_uuid)
-WHERE a.agent_uuid = ANY ($1::uuid[]);
+FROM wanted w
+LEFT JOIN LATERAL (SELECT * FROM agent_stats s WHERE s.agent_uuid = w.agent_uuid OFFSET 0) s ON true
+LEFT JOIN LATERAL (
+    SELECT sum(v.feedback) AS count, sum(v.value_sum * ('1e' || 18 - v.value_decimals)::numeric) AS total,
+           (array_agg(v.value_decimals ORDER BY v.feedback DESC, v.value_decimals))[1] AS decimals
+    FROM agent_values v
+    WHERE v.agent_uuid = w.agent_uuid AND v.registry = w.reputation AND v.feedback > 0
+) v ON true
+CROSS JOIN LATERAL (
+    SELECT div(div(v.total, v.count), ('1e' || 18 - v.decimals)::numeric) AS value,
+           170141183460469231731687303715884105728 AS shift
+) c;
 
 -- name: publish_stats
 SELECT agents, feedback, revoked, responses, validations FROM chain_totals WHERE chain_id = $1;

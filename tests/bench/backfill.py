@@ -159,7 +159,8 @@ async def after(folder: Path, database_url: str) -> None:
             ("publish", ("publish", "--rebuild"), "agents"),
         ):
             began = time.monotonic()
-            code, program = await programs.run(*words)
+            program = await programs.start(*words)
+            code = await program.ended(DEADLINE_S)
             seconds = time.monotonic() - began
             assert code == 0, program.stderr[-5:]
             count = (await found(database_url))[rows]
