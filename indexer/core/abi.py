@@ -247,6 +247,9 @@ def _word_reader(abi_type: str) -> Callable[[bytes], Value]:
 
 
 def _uint_reader(bits: int) -> Callable[[bytes], int]:
+    if bits == 8 * _WORD:
+        return int.from_bytes
+
     def read(word: bytes) -> int:
         value = int.from_bytes(word)
         if value >> bits:

@@ -34,6 +34,9 @@ _SETTINGS = {
     "maintenance_work_mem": "128MB",  # indexes of a first backfill
     "max_wal_size": "4GB",  # a backfill would otherwise force a checkpoint every few seconds
     "checkpoint_timeout": "15min",
+    "bgwriter_delay": "20ms",  # so that the writer need not clean the pages that it takes
+    "bgwriter_lru_maxpages": "1000",
+    "bgwriter_lru_multiplier": "4",
     "wal_compression": "on",  # full pages after a checkpoint are most of the log, and compress well
     "jit": "off",  # costs more than it gives on the short queries of the publisher and the views
     "timezone": "UTC",

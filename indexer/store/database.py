@@ -71,6 +71,24 @@ def translate(error: Exception, host: str) -> IndexerError | None:
     return None
 
 
+def pass_over_lost_answers() -> None:
+    """Have the event loop say nothing of answers that a broken connection owed to someone who waits no more.
+
+    The driver gives up their futures with the error inside; whoever needed the connection has heard of it. All else
+    that is lost is told as ever.
+    """
+    loop = asyncio.get_running_loop()
+    if loop.get_exception_handler() is None:
+        loop.set_exception_handler(_tell_lost)
+
+
+def _tell_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    future, error = context.get("future"), context.get("exception")
+    is_answer = isinstance(future, asyncio.Future) and not isinstance(future, asyncio.Task)
+    if not (is_answer and isinstance(error, _AWAY)):
+        loop.default_exception_handler(context)
+
+
 def is_cancelled() -> bool:
     """Say whether someone waits for the end of the current task."""
     task = asyncio.current_task()
@@ -88,6 +106,7 @@ class Database:
     async def open(cls, dsn: str, *, size: int = 10) -> Self:
         """Make the pool; connects when first used. Raises SettingsError for an address that cannot be read."""
         host = urlsplit(dsn).hostname or "local socket"
+        pass_over_lost_answers()
         try:
             pool = asyncpg.create_pool(
                 dsn,
