@@ -16,7 +16,7 @@ from indexer.store.database import Connection, Database
 Kind = Literal["refused", "cancelled", "killed"]
 
 EXPECTED = {"refused": asyncpg.DivisionByZeroError, "cancelled": asyncio.CancelledError, "killed": StoreUnavailable}
-_STATEMENTS = ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_records_to_table")
+_STATEMENTS = ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_to_table", "copy_records_to_table")
 _STAMPS = ("updated_at", "committed_at", "reverted_at", "heartbeat_at")  # the database's clock: the same in no two runs
 _NOT_COMPARED = ("database_identity", "migrations", "leases")
 

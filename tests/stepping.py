@@ -11,7 +11,8 @@ from indexer.store.database import Connection, Database
 Step = Callable[[Connection, str], Awaitable[None]]
 """Gets the connection and the statement; `COPY table` for a copy, `COMMIT` at the end."""
 
-_STATEMENTS: Final = ("execute", "fetch", "fetchrow", "fetchval", "copy_records_to_table")
+_COPIES: Final = ("copy_to_table", "copy_records_to_table")
+_STATEMENTS: Final = ("execute", "fetch", "fetchrow", "fetchval", *_COPIES)
 
 
 class _Stepping:
@@ -26,7 +27,7 @@ class _Stepping:
             return real
 
         async def statement(what: str, *args: Any, **options: Any) -> Any:
-            await self._step(self._connection, f"COPY {what}" if name == _STATEMENTS[-1] else what)
+            await self._step(self._connection, f"COPY {what}" if name in _COPIES else what)
             return await real(what, *args, **options)
 
         return statement

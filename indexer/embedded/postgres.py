@@ -46,7 +46,7 @@ _SETTINGS = {
 
 
 def _shared_buffers_mb() -> int:
-    """Choose what the hot part of the indexes gets: a sixteenth of the memory; taken from the system only as it fills."""
+    """Choose what the hot part of the indexes gets: a sixteenth of the memory, taken from the system as it fills."""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, memory_mb // 16))
 
