@@ -56,38 +56,41 @@ async def _apply_migrations(connection: Connection, applied: dict[str, str]) -> 
         raise SettingsError(
             f"DATABASE_URL: a newer version migrated this database ({newer[-1]} is unknown here); upgrade this one"
         )
-    done = []
-    for path in files:
-        if path.stem not in applied:
-            text = path.read_text(encoding="utf-8")
-            await connection.execute(text)
-            await _record(connection, path.stem, _digest(text))
-            done.append(path.stem)
-    return done
+    missing = [path for path in files if path.stem not in applied]
+    if missing and "views" in applied:  # they stand in the way of columns that change, and are made anew
+        await _drop_views(connection)
+        del applied["views"]
+    for path in missing:
+        text = path.read_text(encoding="utf-8")
+        await connection.execute(text)
+        await _record(connection, path.stem, _digest(text))
+    return [path.stem for path in missing]
 
 
 async def _apply_views(connection: Connection, applied: dict[str, str]) -> list[str]:
-    """Make all views and functions anew when any of them changed: they hold no data.
-
-    Raises SettingsError where something that is not ours was built on them: it would be lost.
-    """
+    """Make all views and functions anew when any of them changed: they hold no data."""
     files: list[Path] = sorted((data_dir("sql") / "views").glob("*.sql"))
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     done = []
     if applied.get("views") != _digest(text):
-        try:
-            await connection.execute(_DROP_VIEWS)
-        except asyncpg.DependentObjectsStillExistError as error:
-            dependents = (error.detail or "something depends on them").replace("\n", ", ")
-            raise SettingsError(
-                f"DATABASE_URL: the views of the schema erc8004 are made anew by this version, but {dependents};"
-                " drop that, migrate, and make it again"
-            ) from error
+        await _drop_views(connection)
         await connection.execute(text)
         await _record(connection, "views", _digest(text))
         done.append("views")
     await connection.execute(_READER)
     return done
+
+
+async def _drop_views(connection: Connection) -> None:
+    """Drop all views and functions. Raises SettingsError where something that is not ours was built on them."""
+    try:
+        await connection.execute(_DROP_VIEWS)
+    except asyncpg.DependentObjectsStillExistError as error:
+        dependents = (error.detail or "something depends on them").replace("\n", ", ")
+        raise SettingsError(
+            f"DATABASE_URL: the views of the schema erc8004 are made anew by this version, but {dependents};"
+            " drop that, migrate, and make it again"
+        ) from error
 
 
 async def _record(connection: Connection, name: str, digest: str) -> None:

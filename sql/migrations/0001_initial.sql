@@ -98,7 +98,7 @@ CREATE TABLE logs (
     data            bytea NOT NULL,
     event           text,                           -- null: not decodable, see defect
     event_version   text,
-    args            text,                           -- JSON; parsed where a view shows it
+    args            jsonb,
     defect          text,
     PRIMARY KEY (chain_id, block_number, log_index)
 );

@@ -154,6 +154,27 @@ async def test_changed_views_are_made_anew_and_data_stays(
     assert await superuser.fetchval("SELECT chain FROM erc8004.v_erc8004_indexer_status") == "kept"
 
 
+async def test_an_older_schema_is_brought_up_to_date_with_its_rows(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = with_view(tmp_path, "")
+    (older / "migrations" / "0004_plain_arguments.sql").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "data_dir", lambda _name: older)
+        await migrate(empty_database_url)
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute(
+        "INSERT INTO erc8004_data.logs (chain_id, block_number, log_index, tx_index, block_timestamp, address,"
+        " block_hash, tx_hash, topics, data, args) VALUES (1, 2, 3, 0, now(), '', '', '', '', '', '{\"x\": 1}')"
+    )
+
+    await migrate(empty_database_url)
+
+    assert await connection.fetchval("SELECT args ->> 'x' FROM erc8004.erc8004_events") == "1"
+    assert await connection.fetchval("SELECT pg_typeof(args)::text FROM erc8004_data.logs") == "text"
+    await connection.close()
+
+
 async def test_what_others_built_on_the_views_is_not_dropped_with_them(
     database_url: str, superuser: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
