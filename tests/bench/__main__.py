@@ -1,4 +1,4 @@
-"""`make bench`: what decoding, committing, backfilling and following cost on this machine, one JSON line each.
+"""`make bench`: what everything costs on this machine, one JSON line each; `bench.table` makes a table of them.
 
 Everything is real but the chain: PostgreSQL from the wheel with fsync on, the tables of today, events as the newest
 registries emit them. Backfills and live blocks come over HTTP from a node on this machine, which takes its share of it.
@@ -17,7 +17,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from bench import backfill, live
+from bench import backfill, live, publisher, views
 from bench.feedback import chain
 from ledger import Ledger, decoder
 
@@ -100,6 +100,8 @@ def main() -> None:
         Path(folder).chmod(0o755)  # where we are root, PostgreSQL may run as nobody
         asyncio.run(bench_commits(Path(folder)))
     asyncio.run(live.main())
+    asyncio.run(publisher.main())
+    asyncio.run(views.main())
     asyncio.run(bench_backfills(args.logs))
 
 

@@ -2,7 +2,8 @@
 
 The rows are counted and summed before a figure is told. The floor is measured in the same run, on the same server:
 binary COPY of the same ledger and typed rows, in batches as large, into tables with the same columns and indexes. With
-`--after` the projections are rebuilt from the ledger and Valkey is filled again, too. Prints a JSON line each.
+`--after` the projections are rebuilt from the ledger, Valkey is filled again, and 64 blocks are rolled back.
+Prints a JSON line each.
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ from typing import Any, Final
 
 import aiohttp
 import asyncpg
-from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, expected
+from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_ref, expected
 from processes import Program, Programs, chain_table
+from workload import DEPLOYMENT
 
 from indexer.core.rows import COLUMNS
 from indexer.embedded.postgres import EmbeddedPostgres, postgres
-from indexer.store.database import SCHEMA
+from indexer.store.chains import Chains
+from indexer.store.database import SCHEMA, Database
+from indexer.store.leases import Leases
+from indexer.store.writer import Writer
 
 DEADLINE_S: Final = 3600.0
+REORG_BLOCKS: Final = 64
 FLOOR_BATCH: Final = 10_000  # rows a COPY, as the daemon's batches have
 
 _FOUND: Final = f"""
@@ -152,7 +158,7 @@ async def found(url: str) -> dict[str, int]:
 
 
 async def after(folder: Path, database_url: str) -> None:
-    """Time the commands that read all there is: projections from the ledger, Valkey from the projections."""
+    """Time what reads all there is, projections from the ledger and Valkey from the projections; then a rollback."""
     async with Programs(folder, DATABASE_URL=database_url) as programs:
         for bench, words, rows in (
             ("rebuild", ("reindex", "--rebuild"), "logs"),
@@ -166,6 +172,22 @@ async def after(folder: Path, database_url: str) -> None:
             count = (await found(database_url))[rows]
             told = {rows: count, "process_seconds": round(seconds, 2), f"{rows}_per_second": round(count / seconds)}
             print(json.dumps({"bench": bench, **told}), flush=True)
+    await roll_back(database_url)
+
+
+async def roll_back(url: str) -> None:
+    """Time a reorganisation of the newest blocks: their rows archived, the state of their agents made anew."""
+    database = await Database.open(url, size=2)
+    lease = await Leases(database, "bench").acquire(CHAIN_ID)
+    assert lease is not None
+    head = (await Chains(database).standing(CHAIN_ID)).checkpoint_block
+    ancestor = block_ref(block_hashes(head - FIRST_BLOCK + 1), head - REORG_BLOCKS)
+    began = time.perf_counter()
+    done = await Writer(database, lease, DEPLOYMENT.addresses).rollback(ancestor)
+    seconds = time.perf_counter() - began
+    await database.close()
+    told = {"of_logs": (head - FIRST_BLOCK + 1) * LOGS_A_BLOCK, "logs": done.logs, "agents": done.agents}
+    print(json.dumps({"bench": "rollback", "blocks": REORG_BLOCKS, **told, "ms": round(seconds * 1000, 1)}), flush=True)
 
 
 async def floor(url: str) -> dict[str, Any]:
@@ -237,7 +259,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--untimed", action="store_true", help="logs without blockTimestamp: headers are asked for")
     parser.add_argument("--no-floor", action="store_true")
-    parser.add_argument("--after", action="store_true", help="rebuild and publish, too")
+    parser.add_argument("--after", action="store_true", help="rebuild, publish and roll back, too")
     args = parser.parse_args()
     how = {"latency_ms": args.latency_ms, "timed": not args.untimed, "floored": not args.no_floor}
     asyncio.run(run(args.logs, more=args.after, **how))

@@ -17,6 +17,8 @@ from eth_hash.auto import keccak
 from simulator.logs import SimLog, form_log
 from workload import IDENTITY, REPUTATION, VALIDATIONS
 
+from indexer.core.types import BlockRef
+
 LOGS_A_BLOCK: Final = 10
 FEEDBACK_A_BLOCK: Final = 6
 FIRST_BLOCK: Final = 0x1000000  # quantities of one length
@@ -170,6 +172,12 @@ def block_hashes(count: int) -> list[str]:
         parent = keccak(_rlp(b"\xa0" + parent + middle + numbers + end, 0xC0))
         hashes.append(parent.hex())
     return hashes
+
+
+def block_ref(hashes: list[str], number: int) -> BlockRef:
+    """Return a block's place in the chain; `hashes` as `block_hashes` gives them."""
+    n = number - FIRST_BLOCK
+    return BlockRef(number, bytes.fromhex(hashes[n + 1]), bytes.fromhex(hashes[n]), block_time(number))
 
 
 def expected(blocks: int) -> dict[str, int]:

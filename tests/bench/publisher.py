@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_logs, block_time
+from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_logs, block_ref
 from ledger import Ledger
 
 from indexer.chain import codec
-from indexer.core.types import Batch, BlockRange, BlockRef
+from indexer.core.types import Batch, BlockRange
 from indexer.embedded.postgres import postgres
 from indexer.embedded.valkey import valkey
 from indexer.publisher import Publisher
@@ -42,7 +42,8 @@ class History:
         """Commit the next blocks."""
         while blocks > 0:
             part = min(blocks, BATCH_BLOCKS)
-            headers = tuple(map(self._block, range(self._done, self._done + part)))
+            first = FIRST_BLOCK + self._done
+            headers = tuple(block_ref(self._hashes, number) for number in range(first, first + part))
             texts = [block_logs(one.number, one.hash.hex(), timed=True) for one in headers]
             logs = tuple(codec.raw_logs(codec.LOGS.decode(f"[{','.join(texts)}]".encode()) or []))
             batch = Batch(BlockRange(headers[0].number, headers[-1].number), headers, logs)
@@ -57,10 +58,6 @@ class History:
             )
             self._done += part
             blocks -= part
-
-    def _block(self, n: int) -> BlockRef:
-        hashes = (bytes.fromhex(self._hashes[n + 1]), bytes.fromhex(self._hashes[n]))
-        return BlockRef(FIRST_BLOCK + n, *hashes, block_time(FIRST_BLOCK + n))
 
 
 async def main(changes: int = CHANGES) -> None:
