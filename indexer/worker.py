@@ -90,8 +90,9 @@ class Sink(Protocol):
         state: State,
         announce: bool,
         finalized: int | None,
+        durable: bool,
     ) -> Committed:
-        """Append what begins right above the checkpoint."""
+        """Append what begins right above the checkpoint; without `durable` a crash of the server may take it back."""
 
     async def rollback(self, ancestor: BlockRef) -> RolledBack:
         """Take back what is above the ancestor."""
@@ -341,13 +342,15 @@ class Worker:
     async def _commit(self, batch: Batch, rows: Rows, tip: Tip) -> None:
         began = time.monotonic()
         reached = batch.range.to_block >= tip.head.number
+        announce = self._live or self.plan.announce_backfill
         done = await self.sink.commit(
             batch,
             rows,
             parent=self._checkpoint_hash,
             state="live" if reached or self._live else "backfilling",
-            announce=self._live or self.plan.announce_backfill,
+            announce=announce,
             finalized=self._fetcher.final,
+            durable=announce or batch.range.to_block >= self._target(tip),  # a backfill goes on from wherever it is
         )
         self._live = self._live or reached
         last = batch.blocks[-1]

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -22,8 +22,9 @@ _USER = "indexer"
 _DATABASE = "erc8004"
 _HOST = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 10
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MIN_BUFFERS_MB = 128
-_MAX_BUFFERS_MB = 1_024
+_MAX_BUFFERS_MB = 512
 
 # For one writer of large batches beside a few readers, on a machine that does other things too.
 _SETTINGS = {
@@ -47,8 +48,10 @@ _SETTINGS = {
 
 def _shared_buffers_mb() -> int:
     """Choose what the hot part of the indexes gets: a sixteenth of the memory, taken from the system as it fills."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, memory_mb // 16))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # "max", or no such limit: not in a container
+        memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
+    return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, (memory >> 20) // 16))
 
 
 class EmbeddedPostgres(Server):

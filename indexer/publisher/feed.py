@@ -32,6 +32,7 @@ class Head:
     database: str
     first_identity: str | None
     held: int
+    backfilling: bool
 
 
 @dataclass(frozen=True, slots=True)

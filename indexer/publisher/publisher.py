@@ -207,6 +207,10 @@ class Publisher:
             if head is None:
                 return 0, 0
             self._states[chain_id].lag_blocks = head.lag_blocks or 0
+            if head.backfilling:
+                # Its batches do not wait for the disk. Were one taken back by a crash of the server, the cursor that
+                # Valkey vouches for would be given out a second time, for other rows.
+                await self._database.flush()
             step = Step(keys, target, feed, head, self._token, self._stream_maxlen)
             plan = judge(published, head, self._stretch)
             if isinstance(plan, Extend) and forced:

@@ -123,7 +123,7 @@ def prepare(rows: Rows, tables: Iterable[str] = COLUMNS) -> Rows:
 
 async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str = SCHEMA) -> None:
     """COPY the rows of one table in binary."""
-    data = rows.encoded.get(table) or encode(table, rows[table])
+    data = rows.encoded.pop(table, None) or encode(table, rows[table])
     await copy_data(connection, table, data, COLUMNS[table], schema)
 
 

@@ -38,6 +38,9 @@ _KEEPALIVE: Final = {
     "TCP_USER_TIMEOUT": 40_000,  # milliseconds
 }
 
+# A commit that wrote something, and waits, has the disk take all that came before.
+_FLUSH: Final = "SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'erc8004-indexer', '')"
+
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidPasswordError,
@@ -85,7 +88,7 @@ def pass_over_lost_answers() -> None:
 def _tell_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     future, error = context.get("future"), context.get("exception")
     is_answer = isinstance(future, asyncio.Future) and not isinstance(future, asyncio.Task)
-    if not (is_answer and isinstance(error, _AWAY)):
+    if not (is_answer and isinstance(error, asyncpg.PostgresConnectionError)):
         loop.default_exception_handler(context)
 
 
@@ -98,8 +101,9 @@ def is_cancelled() -> bool:
 class Database:
     """A pool of connections to one database."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], host: str) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], errands: asyncpg.Pool[asyncpg.Record], host: str) -> None:
         self._pool = pool
+        self._errands = errands  # a connection for whoever has one of the others and must not wait for a second
         self.host = host
 
     @classmethod
@@ -108,24 +112,29 @@ class Database:
         host = urlsplit(dsn).hostname or "local socket"
         pass_over_lost_answers()
         try:
-            pool = asyncpg.create_pool(
-                dsn,
-                min_size=0,
-                max_size=size,
-                statement_cache_size=0,
-                timeout=_CONNECT_TIMEOUT_S,
-                init=_watch_peer,
-                reset=_keep_as_it_is,
-                server_settings={"application_name": "erc8004-indexer"},
+            pool, errands = (
+                asyncpg.create_pool(
+                    dsn,
+                    min_size=0,
+                    max_size=most,
+                    statement_cache_size=0,
+                    timeout=_CONNECT_TIMEOUT_S,
+                    init=_watch_peer,
+                    reset=_keep_as_it_is,
+                    server_settings={"application_name": "erc8004-indexer"},
+                )
+                for most in (size, 1)
             )
             await pool
+            await errands
         except (ValueError, asyncpg.ClientConfigurationError) as error:
             raise SettingsError(f"DATABASE_URL: not a PostgreSQL address ({type(error).__name__})") from None
-        return cls(pool, host)
+        return cls(pool, errands, host)
 
     async def close(self) -> None:
         """Close every connection, those in use too."""
         self._pool.terminate()
+        self._errands.terminate()
 
     @asynccontextmanager
     async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
@@ -133,11 +142,23 @@ class Database:
 
         `snapshot` makes it repeatable read. Raises StoreUnavailable, or SettingsError for refused credentials.
         """
+        async with self._transaction(self._pool, "repeatable_read" if snapshot else "read_committed") as connection:
+            yield connection
+
+    async def flush(self) -> None:
+        """Return once everything that was committed before is on the server's disk, commits that did not wait included.
+
+        Works beside an open transaction: whoever has a connection need not wait for another. Raises as `transaction`.
+        """
+        async with self._transaction(self._errands, "read_committed") as connection:
+            await connection.execute(_FLUSH)
+
+    @asynccontextmanager
+    async def _transaction(
+        self, pool: asyncpg.Pool[asyncpg.Record], isolation: Literal["repeatable_read", "read_committed"]
+    ) -> AsyncIterator[Connection]:
         try:
-            async with (
-                self._pool.acquire() as connection,
-                _begun(connection, "repeatable_read" if snapshot else "read_committed"),
-            ):
+            async with pool.acquire() as connection, _begun(connection, isolation):
                 await connection.execute(
                     f"SET LOCAL search_path = {SCHEMA}, pg_temp;"
                     f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TRANSACTION_MS}"

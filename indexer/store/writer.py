@@ -62,10 +62,12 @@ class Writer:
         state: State,
         announce: bool,
         finalized: int | None,
+        durable: bool = True,
     ) -> Committed:
         """Append a batch that begins right above the checkpoint, whose hash the caller believes to be `parent`.
 
-        `announce` puts a change for each log into the feed; else the publisher is told of the range alone. Raises
+        `announce` puts a change for each log into the feed; else the publisher is told of the range alone. Without
+        `durable` a server that crashes right after it may take the batch back, checkpoint and rows together. Raises
         LeaseLost, CheckpointMoved or StoreUnavailable; then nothing of the batch is there.
         """
         async with self._fenced() as (connection, at):
@@ -81,7 +83,7 @@ class Writer:
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
             await self._advance(connection, at, batch, state, finalized)
-            if state == "backfilling" and not announce:
+            if not durable:
                 await connection.execute(queries()["commit_without_waiting"])
         return Committed(len(batch.logs), rows.undecodable, at.cursor)
 

@@ -40,13 +40,17 @@ WITH moved AS (
     ) p
     ORDER BY p.agent_uuid, p.block_number DESC, p.log_index DESC
 ), named AS (
-    SELECT l.agent_uuid, l.chain_id, max(l.agent_id) AS agent_id, (array_agg(l.address))[1] AS address,
-           max(l.block_timestamp) FILTER (WHERE l.address = ANY (ARRAY(
+    SELECT s.agent_uuid, max(s.agent_id) AS agent_id, (array_agg(s.address))[1] AS address,
+           max(s.spoke_at) FILTER (WHERE s.address = ANY (ARRAY(
                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'identity'))) AS updated_at
-    FROM logs l
-    WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
-      AND l.agent_uuid IS NOT NULL
-    GROUP BY l.agent_uuid, l.chain_id
+    FROM (
+        SELECT l.agent_uuid, l.address, max(l.agent_id) AS agent_id, max(l.block_timestamp) AS spoke_at
+        FROM logs l
+        WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
+          AND l.agent_uuid IS NOT NULL
+        GROUP BY l.agent_uuid, l.address
+    ) s
+    GROUP BY s.agent_uuid
 ), parts (part, agent_uuid, address, block_number, happened_at, token_uri, bytes, agent_id) AS (
     SELECT 1, agent_uuid, to_address, block_number, NULL::timestamptz, NULL::text, NULL::bytea, NULL::numeric FROM moved
     UNION ALL SELECT 2, agent_uuid, NULL, NULL, NULL, token_uri, token_uri_raw, NULL FROM uri
@@ -89,11 +93,10 @@ WITH moved AS (
 -- Nobody else writes the chain, so that none of these can have come meanwhile.
 INSERT INTO agents (agent_uuid, chain_id, registry, agent_id, owner, owner_block, token_uri, token_uri_raw, wallet,
                     approved, approved_block, registered_at, registered_block, registered_tx, updated_at)
-SELECT n.agent_uuid, $1,
-       (SELECT r.identity FROM registries r WHERE r.chain_id = $1 AND r.address = n.emitter LIMIT 1),
-       n.agent_id, n.owner, n.owner_block, n.token_uri, n.token_uri_raw,
+SELECT n.agent_uuid, $1, e.identity, n.agent_id, n.owner, n.owner_block, n.token_uri, n.token_uri_raw,
        CASE WHEN octet_length(n.wallet) = 20 THEN n.wallet END,
        n.approved, CASE WHEN n.approved IS NOT NULL THEN n.approved_block END,
        n.registered_at, n.registered_block, n.registered_tx, n.updated_at
 FROM news n
+CROSS JOIN LATERAL (SELECT r.identity FROM registries r WHERE r.chain_id = $1 AND r.address = n.emitter LIMIT 1) e
 WHERE NOT EXISTS (SELECT FROM agents a WHERE a.agent_uuid = n.agent_uuid);

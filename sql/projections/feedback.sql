@@ -84,6 +84,7 @@ WITH placed AS MATERIALIZED (
            sum(f.positive), sum(f.negative), sum(f.clients), max(f.last_at)
     FROM figures f
     GROUP BY f.agent_uuid
+    HAVING max(f.active_at) IS NOT NULL  -- a row without its log is for `verify` to find, not to stumble over
     ON CONFLICT (agent_uuid) DO UPDATE SET
         last_activity_at = greatest(s.last_activity_at, excluded.last_activity_at),
         last_activity_block = greatest(s.last_activity_block, excluded.last_activity_block),

@@ -59,5 +59,4 @@ SELECT pg_notify('erc8004_changes', $1::text);
 DELETE FROM changes WHERE committed_at < now() - make_interval(secs => $1);
 
 -- name: commit_without_waiting
--- A server that crashes may take back the last moments of a backfill, checkpoint and rows together; it goes on from there.
 SET LOCAL synchronous_commit = off;

@@ -2,7 +2,7 @@
 -- What PostgreSQL has on this snapshot; `held` counts the changes that follow cursor $2, at most $3 of them.
 SELECT c.checkpoint_block, '0x' || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash,
        extract(epoch FROM c.checkpoint_time)::bigint AS checkpoint_time, c.cursor,
-       h.head_block, h.finalized_block,
+       h.head_block, h.finalized_block, c.state = 'backfilling' AS backfilling,
        CASE WHEN h.head_block IS NOT NULL THEN greatest(h.head_block - c.checkpoint_block, 0) END AS lag_blocks,
        -- A restored copy beside the original has another oid, and goes its own way from then on.
        md5(i.id || ':' || d.oid)::uuid::text AS database,
