@@ -705,7 +705,7 @@ async def test_tls_is_used_and_the_certificate_judged(
     await assert_equal(database, valkey)
 
 
-HEAD = Head(10, "0xaa", 0, 500, 10, 5, 0, "here", IDENTITY, held=100)
+HEAD = Head(10, "0xaa", 0, 500, 10, 5, 0, "here", IDENTITY, held=100, backfilling=False)
 OURS = Published({"cursor": "400", "database": "here"}, "", layout_of(IDENTITY), 400)
 
 
