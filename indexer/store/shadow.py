@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final, Self
 
 import asyncpg
@@ -35,6 +36,9 @@ _SHADOW_SCHEMA: Final = "pg_temp"
 # Of the ledger the projections read these alone; raw data need not be copied.
 _LOG_COLUMNS: Final = (*LOG_KEY, "block_timestamp", "agent_uuid", "agent_id", "address", "tx_hash")
 _POSITION: Final = {column: position for position, column in enumerate(COLUMNS["logs"])}
+
+_HELD: Final = itemgetter(*DECODED)
+_EXPECTED: Final = itemgetter(*(_POSITION[column] for column in DECODED))
 
 Reached = Callable[[int], None]
 """Told the last block of each slice."""
@@ -204,12 +208,13 @@ def _contradictions(stored: Sequence[asyncpg.Record]) -> Iterator[Difference]:
 
 def _decoded_otherwise(readable: Iterable[asyncpg.Record], rows: Rows) -> Iterator[Row]:
     """Find logs of which the ledger holds something beside the raw data that decoding today does not say."""
-    for held, new in zip(readable, rows["logs"], strict=True):
-        for column in DECODED:
-            stored, expected = held[column], new[_POSITION[column]]
-            if stored != expected and not (column == "args" and _same_json(stored, expected)):
-                yield _cut(new, (*LOG_KEY, *DECODED))
-                break
+    for held, new in zip(map(_HELD, readable), rows["logs"], strict=True):
+        expected = _EXPECTED(new)
+        if held != expected and any(
+            one != other and not (column == "args" and _same_json(one, other))
+            for column, one, other in zip(DECODED, held, expected, strict=True)
+        ):
+            yield _cut(new, (*LOG_KEY, *DECODED))
 
 
 def _same_json(stored: object, expected: object) -> bool:
