@@ -9,7 +9,7 @@ from indexing import grown
 from ledger import Ledger
 from simulator.chain import SimChain
 from simulator.logs import form_log
-from workload import IDENTITY
+from workload import IDENTITY, REPUTATION
 
 from indexer.store.database import Database
 
@@ -70,3 +70,25 @@ async def test_reorgs_leave_no_trace(database_url: str, another_database_url: st
     await clean.close()
     assert {name: len(rows) for name, rows in tables.items()} == {name: len(rows) for name, rows in expected.items()}
     assert tables == expected
+
+
+@pytest.mark.parametrize("table", ["transfers", "feedback"])
+async def test_a_typed_row_without_its_log_stops_no_rollback(database: Database, table: str) -> None:
+    chain = SimChain(seed=8)
+    chain.mine_empty(3)
+    feedback = (1, b"\x07" * 20, 1, 90, 0, "a", "a", "b", "", "", bytes(32))
+    chain.mine([
+        form_log(IDENTITY, "identity/transfer", bytes(20), b"\xaa" * 20, 1),
+        form_log(REPUTATION, "reputation/new_feedback", *feedback),
+    ])  # fmt: skip
+    ledger = await Ledger.open(database)
+    await ledger.index(chain)
+    async with database.transaction() as connection:
+        await connection.execute(f"UPDATE {table} SET block_number = block_number - 2")
+
+    done = await ledger.writer.rollback(chain.blocks[-2].ref)
+
+    assert (done.logs, done.agents) == (2, 1)
+    async with database.transaction() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM agents") == 0
+        assert await connection.fetchval("SELECT count(*) FROM agent_stats") == 0
