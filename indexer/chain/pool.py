@@ -22,6 +22,7 @@ from indexer.chain.refusals import (
     MethodMissing,
     NobodyLeft,
     OtherBranch,
+    PastHead,
     ProviderError,
     Pruned,
     RateLimited,
@@ -52,6 +53,7 @@ class _Wanted:
     avoid: Provider | None = None
     exclude: frozenset[Provider] = frozenset()
     from_block: int | None = None
+    thorough: bool = False
 
 
 class Pool:
@@ -234,16 +236,18 @@ class Pool:
         avoid: Provider | None = None,
         exclude: Collection[Provider] = (),
         from_block: int | None = None,
+        thorough: bool = False,
     ) -> T:
         """Do `operation` at the first provider that can, `avoid` being the last to be asked, `exclude` never.
 
-        `from_block` is the lowest block that it needs: a provider known to have dropped that is asked late.
+        `from_block` is the lowest block that it needs: a provider known to have dropped that is asked late. `thorough`
+        takes the word that a block is not there for nobody's who has not been asked.
         Where an answer takes long, the next provider is asked too, so that an operation may run at two at a time.
         Raises NobodyLeft where `exclude` leaves nobody. Faults of transport and rate limits are tried again,
         with growing random waits and what Retry-After asks for; then, and for every other class at once, the
         ProviderError leaves.
         """
-        wanted = _Wanted(avoid, frozenset(exclude), from_block)
+        wanted = _Wanted(avoid, frozenset(exclude), from_block, thorough)
         if wanted.exclude.issuperset(self.providers):
             raise NobodyLeft("", "no other provider is configured")
         self._hedges.earn()
@@ -275,9 +279,10 @@ class Pool:
         )
         try:
             return await race.run()
-        except (Inconsistent, MethodMissing, Pruned) as error:
+        except (Inconsistent, MethodMissing, Pruned, PastHead) as error:
             # Those who were asked cannot, or lie; that says nothing of one who will be asked again in a moment.
-            if (limited := self._soon_able(wanted, members)) is not None:
+            is_final_word = isinstance(error, PastHead) and not wanted.thorough
+            if not is_final_word and (limited := self._soon_able(wanted, members)) is not None:
                 raise limited from error
             raise
 

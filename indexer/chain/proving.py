@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from indexer.chain import codec
+from indexer.chain.admission import identity
 from indexer.chain.checks import HeaderProof, excludes, has_no_transactions
 from indexer.chain.codec import Header, ReceiptJson, hexed
 from indexer.chain.pool import Pool
@@ -130,7 +131,9 @@ class ReceiptsProof:
     async def _read(self, headers: Sequence[Header], addresses: frozenset[bytes]) -> list[list[RawLog]]:
         try:
             return await self._pool.run(
-                lambda provider: self._read_from(provider, headers, addresses), from_block=headers[0].ref.number
+                lambda provider: self._read_from(provider, headers, addresses),
+                from_block=headers[0].ref.number,
+                thorough=self._is_final(headers),
             )
         except (PastHead, Pruned) as error:
             if isinstance(error, Pruned) or self._is_final(headers):
@@ -155,7 +158,7 @@ class ReceiptsProof:
         except (PastHead, Transport) as error:
             if isinstance(error, Transport) or not self._is_final(headers):
                 self._failures[provider] += 1
-            if self._failures[provider] >= FAILURES:
+            if self._failures[provider] >= FAILURES and await _lives(provider):
                 self._failures[provider] = 0
                 self._lacking_until[provider] = self._clock() + RETRY_S
                 raise MethodMissing(provider.host, error.text) from error
@@ -224,3 +227,12 @@ class ReceiptsProof:
         if excludes(header, found):  # the root holds them, so it is the bloom that says nothing here
             self._proof.blooms.refute()
         return found
+
+
+async def _lives(provider: Provider) -> bool:
+    """Say whether a provider answers anything at all: one that is away may serve receipts once it is back."""
+    try:
+        await identity(provider)
+    except ProviderError:
+        return False
+    return True
