@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from indexer.chain import fetches, proving
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
-from indexer.chain.refusals import Inconsistent, MethodMissing, PastHead
+from indexer.chain.refusals import Inconsistent, MethodMissing, PastHead, RateLimited, Transport
 from indexer.chain.source import Source
 from indexer.core.chains import Switches
 from indexer.core.types import BlockRange, Proof, RawLog
@@ -241,6 +242,29 @@ async def test_receipts_that_never_come_lower_the_level_after_a_while(
 
         assert (await source.fetch(ALL, OURS)).proof == source.level == "logs"
         assert not source.proof.roots.suspended
+
+
+async def test_a_provider_that_is_away_may_serve_receipts_once_it_is_back(chain: SimChain) -> None:
+    async with SimNode(chain, receipts=False) as plain, SimNode(chain) as node, proving_source(plain, node) as source:
+        await source.fetch(ALL, OURS)
+        await node.stop()
+        for _ in range(proving.FAILURES + 1):
+            with pytest.raises(Transport):
+                await source.fetch(ALL, OURS)
+        await node.start()
+
+        assert (await source.fetch(ALL, OURS)).proof == source.level == "receipts"
+
+
+async def test_a_provider_that_says_null_is_not_believed_before_one_that_is_limited_was_asked(chain: SimChain) -> None:
+    forgetful = SimNode(chain, finalized_depth=5)
+    forgetful.intercept = lambda method, _, answer: None if method == "eth_getBlockReceipts" else answer
+    async with forgetful, SimNode(chain) as node, proving_source(forgetful, node) as source:
+        await source.tip()
+        now = time.monotonic()
+        source.pool._members[1].failed(RateLimited("node", "slow down", 0.3), now, now, None)
+
+        assert (await source.fetch(BlockRange(0, 20), OURS)).proof == "receipts"
 
 
 @pytest.mark.parametrize("refusal", [None, (4444, "pruned history unavailable")], ids=["null", "refused"])
