@@ -24,7 +24,7 @@ _HOST = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 10
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MIN_BUFFERS_MB = 128
-_MAX_BUFFERS_MB = 512
+_MAX_BUFFERS_MB = 1_024
 
 # For one writer of large batches beside a few readers, on a machine that does other things too.
 _SETTINGS = {
