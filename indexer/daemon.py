@@ -184,6 +184,7 @@ class Daemon:
         for chain in self.settings.chains:
             try:
                 await self.publisher.catch_up(chain.id)
+                await self._tell_publisher(chain.id)
             except Retryable as error:
                 log.warning("publisher_failed", error=str(error))
 
@@ -204,10 +205,13 @@ class Daemon:
 
     async def _tell_publishing(self) -> None:
         for chain_id in sorted(self.leased):
-            state = self.publisher.state(chain_id)
-            self._of(chain_id).counters.publisher_failures = state.failures
-            figures = {"cursor": state.cursor, "backlog": state.backlog, "error": state.error}
-            await Chains(self.database).tell_publisher(chain_id, figures)
+            await self._tell_publisher(chain_id)
+
+    async def _tell_publisher(self, chain_id: int) -> None:
+        state = self.publisher.state(chain_id)
+        self._of(chain_id).counters.publisher_failures = state.failures
+        figures = {"cursor": state.cursor, "backlog": state.backlog, "error": state.error}
+        await Chains(self.database).tell_publisher(chain_id, figures)
 
     async def status(self) -> StatusDocument:
         """Return the status document, for HTTP: of the chains of these settings, others are not ours to keep up."""

@@ -176,6 +176,8 @@ async def test_status_and_verify_tell_of_a_chain_that_was_indexed(programs: Prog
     assert before[1].document["hint"]
     assert after[0] == 0
     assert after[1].document["chains"][0]["checkpoint_block"] == chain.head.number
+    assert after[1].document["chains"][0]["publisher"]["backlog"] == 0
+    assert after[1].document["chains"][0]["publisher"]["cursor"] > 0
     assert same[0] == 0, same[1].stdout
     assert differs[0] == 1
     assert "altered" in differs[1].stdout
