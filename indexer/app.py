@@ -19,10 +19,10 @@ from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.publisher import Publisher
 from indexer.repair import Repair, ask_publisher, rebuild_chains, stored_chain
+from indexer.resources import load_decoder
 from indexer.services import (
     database_url,
     http_url,
-    load_decoder,
     open_database,
     open_servers,
     open_source,

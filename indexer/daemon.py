@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from indexer.apart import Apart
 from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
 from indexer.core.decode import Decoder
@@ -23,8 +24,9 @@ from indexer.errors import Fatal, Retryable
 from indexer.http.server import HttpServer
 from indexer.pipeline import Pipeline
 from indexer.publisher import Publisher
+from indexer.resources import load_decoder
 from indexer.roster import LOOK_EVERY_S, Roster
-from indexer.services import http_file, left_in_file, load_decoder, open_servers, open_source
+from indexer.services import http_file, left_in_file, open_servers, open_source
 from indexer.settings import ChainSettings, Settings
 from indexer.stopping import STOP
 from indexer.store.chains import Chains
@@ -57,6 +59,7 @@ class Daemon:
     database: Database
     publisher: Publisher
     until: str | int | None
+    apart: Apart
     leased: dict[int, Lease]  # chains that this instance writes now, and so publishes
     roster: Roster | None = None  # None: takes what is free, and shares with nobody
     supervisors: list[Supervisor] = field(default_factory=list)
@@ -78,7 +81,9 @@ class Daemon:
         )
         with suppress(Retryable):  # Valkey may be away: indexing goes on
             await publisher.check()
-        daemon = cls(settings, database, publisher, until, leased)
+        apart = Apart()
+        stack.push_async_callback(apart.aclose)
+        daemon = cls(settings, database, publisher, until, apart, leased)
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         if until is None and not no_wait:
             mine = frozenset(chain.id for chain in settings.chains)
@@ -109,6 +114,7 @@ class Daemon:
             self._migrate,
             self.until,
             self.leased,
+            self.apart,
         )
 
         async def work(lease: Lease, leave: Callable[[], bool]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from indexer.aside import aside
 from indexer.chain.refusals import Inconsistent, ShrinkRange, Transport
 from indexer.core.ranges import SpanState, after_failure, after_refusal, after_success
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
@@ -121,7 +120,9 @@ class Fetcher:
         return batch, time.monotonic() - began
 
 
-async def one_ahead(batches: AsyncGenerator[Batch], work: Callable[[Batch], T]) -> AsyncGenerator[tuple[Batch, T]]:
+async def one_ahead(
+    batches: AsyncGenerator[Batch], work: Callable[[Batch], Awaitable[T]]
+) -> AsyncGenerator[tuple[Batch, T]]:
     """Yield each batch with what `work` makes of it, which is done while the one before is in the consumer's hands.
 
     So one processor decodes while another writes. Errors come in the order of the batches.
@@ -129,7 +130,7 @@ async def one_ahead(batches: AsyncGenerator[Batch], work: Callable[[Batch], T]) 
 
     async def step() -> tuple[Batch, T] | None:
         batch = await anext(batches, None)
-        return None if batch is None else (batch, await aside(lambda: work(batch), len(batch.logs)))
+        return None if batch is None else (batch, await work(batch))
 
     following = asyncio.create_task(step())
     try:

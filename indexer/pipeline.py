@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from indexer.apart import Apart
 from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
 from indexer.core.ranges import SpanState, start_span
@@ -45,6 +46,7 @@ class Pipeline:
     migrate: Callable[[], Awaitable[None]]
     until: str | int | None
     leased: dict[int, Lease]
+    apart: Apart
     counters: ChainCounters = field(init=False)
     progress: Progress = field(default_factory=Progress)
     _span: SpanState = field(init=False)  # what one attempt learned, the next one knows
@@ -137,6 +139,7 @@ class Pipeline:
             supervisor.gets_on,
             self._poke,
             leave,
+            self.apart,
         )
 
     def _keeper(self, lease: Lease) -> Keeper:

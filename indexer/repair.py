@@ -22,7 +22,8 @@ from indexer.errors import BeyondFinality, Retryable, SettingsError
 from indexer.lifting import AncestorSearch
 from indexer.publisher import Publisher
 from indexer.reindexing import PATIENCE_S, Outcome, Reindex, first_block
-from indexer.services import load_decoder, open_source, open_valkey
+from indexer.resources import load_decoder
+from indexer.services import open_source, open_valkey
 from indexer.settings import ChainSettings, Settings
 from indexer.store.chains import Chains, Standing
 from indexer.store.database import Database

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -13,25 +12,16 @@ from urllib.parse import urlsplit
 import structlog
 
 from indexer.chain.source import Source
-from indexer.core.abi import load_forms
 from indexer.core.chains import switches_of
-from indexer.core.decode import Decoder
 from indexer.embedded.postgres import postgres
 from indexer.embedded.valkey import valkey
 from indexer.errors import SettingsError
-from indexer.resources import data_dir
 from indexer.settings import ChainSettings, Settings
 from indexer.store.database import Database
 
 log = structlog.get_logger()
 
 _HTTP_FILE: Final = "http.url"
-
-
-def load_decoder() -> Decoder:
-    """Compile the event forms of `abi/`."""
-    files = data_dir("abi").glob("*/*.json")
-    return Decoder(load_forms({f"{path.parent.name}/{path.stem}": json.loads(path.read_text()) for path in files}))
 
 
 @asynccontextmanager

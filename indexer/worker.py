@@ -15,18 +15,19 @@ from typing import Final, Literal, Protocol, assert_never
 
 import structlog
 
+from indexer.apart import Apart
 from indexer.chain.refusals import Inconsistent, OtherBranch
 from indexer.chain.source import Tip
 from indexer.core.counters import ChainCounters
 from indexer.core.ranges import SpanState
 from indexer.core.reorg import BeyondFinality, Extend, FetchOlder, Rollback, Stale, decide
-from indexer.core.rows import RowBuilder, Rows
+from indexer.core.rows import RowBuilder
 from indexer.core.types import Batch, BlockRef, ChainId
 from indexer.errors import BeyondFinality as BeyondFinalityError
 from indexer.errors import RpcError
 from indexer.fetching import Fetcher, LogSource, one_ahead
 from indexer.store.chains import Standing
-from indexer.store.copying import prepare
+from indexer.store.encoding import Encoded
 from indexer.store.writer import Committed, RolledBack, State
 
 log = structlog.get_logger()
@@ -35,6 +36,8 @@ log = structlog.get_logger()
 _ANCESTOR_CHUNK: Final = 64
 # While a backfill runs, the head is looked at this often: `status` shows the true lag, and life.
 _LOOK_UP_EVERY_S: Final = 5.0
+# So many are worth a process that decodes.
+_BACKFILL_BLOCKS: Final = 2_000
 # Faults in a row that are borne before the chain's task is begun anew; with the pauses about 6 s.
 _BORNE_FAULTS: Final = 4
 _FAULT_PAUSE_S: Final = 0.2
@@ -84,7 +87,7 @@ class Sink(Protocol):
     async def commit(
         self,
         batch: Batch,
-        rows: Rows,
+        rows: Encoded,
         *,
         parent: bytes | None,
         state: State,
@@ -167,6 +170,7 @@ class Worker:
     gets_on: Callable[[], None]
     committed: Callable[[], None]
     leave: Callable[[], bool] = lambda: False
+    apart: Apart = field(default_factory=lambda: Apart(enabled=False))
     _held: list[BlockRef] = field(default_factory=list)
     _start_block: int = 0
     _checkpoint: int = -1
@@ -304,14 +308,19 @@ class Worker:
         if self._became_final_unseen() and await self._reconcile(tip):
             return True
         before = self._checkpoint
+        if target - before >= _BACKFILL_BLOCKS:
+            self.apart.warm()
         async with (
             aclosing(self._fetcher.batches(tip.head, self._checkpoint + 1, target)) as batches,
-            aclosing(one_ahead(batches, lambda batch: prepare(self.builder.build(batch.logs)))) as built,
+            aclosing(one_ahead(batches, self._rows)) as built,
         ):
             async for batch, rows in built:
                 if not await self._join(batch, rows, tip):
                     break
         return self._checkpoint != before
+
+    async def _rows(self, batch: Batch) -> Encoded:
+        return await self.apart.rows(self.builder, batch.logs)
 
     def _became_final_unseen(self) -> bool:
         """Say whether what follows is final, and so fetched without links, while our newest blocks are unproven."""
@@ -326,7 +335,7 @@ class Worker:
 
     # --- joining ----------------------------------------------------------------------------------------------------
 
-    async def _join(self, batch: Batch, rows: Rows, tip: Tip) -> bool:
+    async def _join(self, batch: Batch, rows: Encoded, tip: Tip) -> bool:
         """Commit a batch that continues what is held; say whether the next one may follow without another look."""
         first = batch.blocks[0]
         if first.number == self._checkpoint + 1 and first.parent_hash != (self._checkpoint_hash or first.parent_hash):
@@ -339,7 +348,7 @@ class Worker:
             await self._look_up()
         return not self._became_final_unseen() and not self.leave()
 
-    async def _commit(self, batch: Batch, rows: Rows, tip: Tip) -> None:
+    async def _commit(self, batch: Batch, rows: Encoded, tip: Tip) -> None:
         began = time.monotonic()
         reached = batch.range.to_block >= tip.head.number
         announce = self._live or self.plan.announce_backfill
@@ -363,7 +372,7 @@ class Worker:
         self.committed()
         self._tell(batch, rows, done, began)
 
-    def _tell(self, batch: Batch, rows: Rows, done: Committed, began: float) -> None:
+    def _tell(self, batch: Batch, rows: Encoded, done: Committed, began: float) -> None:
         say = log.info if done.logs or len(batch.range) > 1 else log.debug
         say(
             "batch_committed",
@@ -372,11 +381,9 @@ class Worker:
             rows=done.logs,
             duration_ms=round((time.monotonic() - began) * 1000),
         )
-        if done.undecodable:
-            undecodable = [row for row in rows["logs"] if row[12] is None]
-            log.warning(
-                "log_undecodable", count=done.undecodable, block_number=undecodable[0][1], why=undecodable[0][15]
-            )
+        if rows.undecoded is not None:
+            block_number, why = rows.undecoded
+            log.warning("log_undecodable", count=done.undecodable, block_number=block_number, why=why)
 
     def _remember(self, blocks: Sequence[BlockRef]) -> None:
         """Hold the headers as the store does: those that may change, and the newest that is final."""

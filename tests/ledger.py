@@ -11,6 +11,7 @@ from typing import Any
 from simulator.chain import SimChain
 from workload import DEPLOYMENT
 
+from indexer.apart import rows_here
 from indexer.core.abi import load_forms
 from indexer.core.decode import Decoder
 from indexer.core.rows import TYPED_TABLES, RowBuilder
@@ -80,7 +81,7 @@ class Ledger:
         batch = Batch(within, blocks, logs)
         parent = self.tip.hash if self.tip else None
         done = await self.writer.commit(
-            batch, self.builder.build(logs), parent=parent, state="live", announce=announce, finalized=None
+            batch, rows_here(self.builder, logs), parent=parent, state="live", announce=announce, finalized=None
         )
         self.tip = blocks[-1]
         self.committed.append(done)

@@ -57,11 +57,14 @@ _JSON: Final = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class Rows:
-    """Rows by table, in the order of COLUMNS and of the chain; `undecodable` counts ledger rows without an event."""
+    """Rows by table, in the order of COLUMNS and of the chain.
+
+    `undecodable` counts ledger rows without an event; of the first one `undecoded` tells block and defect.
+    """
 
     tables: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in COLUMNS})
     undecodable: int = 0
-    encoded: dict[str, bytes] = field(default_factory=dict)  # what the store made of them ahead of time
+    undecoded: tuple[int, str] | None = None
 
     def __getitem__(self, table: str) -> list[Row]:
         """Return the rows of one table."""
@@ -103,7 +106,8 @@ class RowBuilder:
     """
 
     def __init__(self, chain_id: ChainId, deployments: Sequence[Deployment], decoder: Decoder) -> None:
-        self._chain_id = chain_id
+        self.chain_id = chain_id
+        self.deployments = tuple(deployments)
         self._decoder = decoder
         self._contracts = _contracts(deployments)
         self._shapes: dict[bytes, _Shape] = {}
@@ -127,10 +131,11 @@ class RowBuilder:
     def _add(self, rows: Rows, log: RawLog, block: Block, timestamp: datetime) -> None:
         contract = self._contracts[log.address]
         decoded = self._decoder.decode(log, contract.roles)
-        position = (self._chain_id, log.block_number, log.log_index, timestamp)
+        position = (self.chain_id, log.block_number, log.log_index, timestamp)
         ledger = rows.tables["logs"]
         if isinstance(decoded, Defect):
             rows.undecodable += 1
+            rows.undecoded = rows.undecoded or (log.block_number, decoded.code)
             ledger.append(_ledger_row(position, log, None, None, None, None, None, decoded.code))
             return
         form = decoded.form
@@ -156,7 +161,7 @@ class RowBuilder:
         if known is None:
             if len(self._agents) >= 100_000:  # bounded: an entry is some 200 bytes
                 self._agents.clear()
-            known = self._agents[key] = agent_uuid(self._chain_id, identity, agent_id)
+            known = self._agents[key] = agent_uuid(self.chain_id, identity, agent_id)
         return known
 
 

@@ -39,10 +39,11 @@ class BlockRange:
         return self.to_block - self.from_block + 1
 
 
-class RawLog(msgspec.Struct, frozen=True, gc=False):
+class RawLog(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One log as the node gave it, hex decoded. `timestamp` is its block's time in seconds.
 
-    A struct, as millions are made: it takes a tenth of the time of a frozen dataclass.
+    A struct, as millions are made: it takes a tenth of the time of a frozen dataclass. Sent to another process it is an
+    array, without names.
     """
 
     block_number: int

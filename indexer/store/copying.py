@@ -1,138 +1,28 @@
-"""Rows as the bytes of a binary COPY, made before the connection is needed: the server, copying, waits for nobody.
-
-The format is that of PostgreSQL's documentation, "COPY", "Binary Format"; values are as the types' `_recv` functions
-read them.
-"""
+"""COPY of rows that are encoded already."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from functools import cache, lru_cache
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from indexer.core.rows import COLUMNS, Rows
-from indexer.core.typed import Row
+from indexer.core.rows import COLUMNS
 from indexer.store.database import SCHEMA, Connection
+from indexer.store.encoding import Encoded
 
-_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
 _CHUNK_BYTES: Final = 1 << 20  # few enough to be sent while the server is at work, and no more
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECONDS: Final = 1_000_000
-_BASE: Final = 10_000  # of a digit of `numeric`
-_MINUS: Final = 0x4000
-
-_LENGTH: Final = struct.Struct(">i").pack
 
 
-@lru_cache(maxsize=4_096)  # logs of one block share their time
-def _timestamptz(value: datetime) -> bytes:
-    since = value - _EPOCH
-    return struct.pack(">iq", 8, (since.days * 86_400 + since.seconds) * _MICROSECONDS + since.microseconds)
+async def copy_rows(connection: Connection, rows: Encoded, *, schema: str = SCHEMA) -> None:
+    """COPY all rows, in binary."""
+    for table, data in rows.tables.items():
+        await copy_data(connection, table, data, COLUMNS[table], schema)
 
 
-@lru_cache(maxsize=65_536)  # ids, indexes and scores come again and again
-def _numeric(value: int) -> bytes:
-    digits: list[int] = []
-    rest = abs(value)
-    while rest:
-        rest, digit = divmod(rest, _BASE)
-        digits.append(digit)
-    weight = max(0, len(digits) - 1)
-    digits.reverse()
-    while digits and not digits[-1]:
-        digits.pop()
-    count = len(digits)
-    return struct.pack(f">ihhhh{count}H", 8 + 2 * count, count, weight, _MINUS if value < 0 else 0, 0, *digits)
-
-
-# How a value that is not null becomes its length and its bytes, as source: a call for each of a hundred million values
-# would be half of the cost.
-_SOURCES: Final = {
-    "int2": "INT2(2, {0})",
-    "int4": "INT4(4, {0})",
-    "bool": "TRUE if {0} else FALSE",
-    "bytea": "LENGTH(len({0})) + {0}",
-    "text": "text({0}.encode())",
-    "timestamptz": "timestamptz({0})",
-    "numeric": "numeric({0})",
-    "uuid": "UUID + {0}.bytes",
-}
-_NAMES: Final = {
-    "POSITION": struct.Struct(">hiqiqii").pack,  # how many columns, and the first three: chain, block, place in it
-    "INT2": struct.Struct(">ih").pack,
-    "INT4": struct.Struct(">ii").pack,
-    "LENGTH": _LENGTH,
-    "TRUE": b"\0\0\0\1\1",
-    "FALSE": b"\0\0\0\1\0",
-    "UUID": b"\0\0\0\x10",
-    "NULL": b"\xff\xff\xff\xff",
-    "text": lambda octets: _LENGTH(len(octets)) + octets,
-    "timestamptz": _timestamptz,
-    "numeric": _numeric,
-}
-_OF_COLUMN: Final = {
-    "chain_id": "int8", "block_number": "int8", "log_index": "int4", "tx_index": "int4",
-    "block_timestamp": "timestamptz", "agent_uuid": "uuid", "agent_id": "numeric", "event": "text",
-    "event_version": "text", "args": "text", "defect": "text", "is_registration": "bool", "token_uri": "text",
-    "applies": "bool", "key": "text", "is_wallet": "bool", "feedback_index": "numeric", "has_index": "bool",
-    "value_raw": "numeric", "value_decimals": "int2", "tag1": "text", "tag2": "text", "tag": "text", "endpoint": "text",
-    "file_uri": "text", "response_uri": "text", "request_uri": "text", "response": "int2",
-}  # fmt: skip
-Encoder = Callable[[Iterable[Row]], list[bytes]]
-
-
-def _type_of(table: str, column: str) -> str:
-    if (table, column) == ("operator_approvals", "approved"):
-        return "bool"
-    return _OF_COLUMN.get(column, "bytea")
-
-
-@cache
-def _encoder(table: str, chosen: tuple[str, ...]) -> Encoder:
-    """Compile what cuts whole rows of a table into the parts that a COPY of the chosen columns sends."""
-    columns = {name: f"c{place}" for place, name in enumerate(COLUMNS[table])}
-    values = [
-        f"NULL if {columns[name]} is None else {_SOURCES[_type_of(table, name)].format(columns[name])}"
-        for name in chosen[3:]
-    ]
-    source = (
-        f"def encode(rows, parts):\n"
-        f" for {', '.join(columns.values())} in rows:\n"
-        f"  parts += (POSITION({len(chosen)}, 8, c0, 8, c1, 4, c2), {', '.join(values)})\n"
-        f" return parts\n"
-    )
-    names = dict(_NAMES)
-    exec(source, names)  # noqa: S102 - of the words above alone
-    compiled = names["encode"]
-    return lambda rows: compiled(rows, [_HEADER])  # type: ignore[operator]
-
-
-def encode(table: str, rows: Iterable[Row], columns: tuple[str, ...] | None = None) -> bytes:
-    """Return what a binary COPY of these rows sends; `columns` are all, or begin with the three of the position."""
-    return b"".join((*_encoder(table, columns or COLUMNS[table])(rows), _TRAILER))
-
-
-def prepare(rows: Rows, tables: Iterable[str] = COLUMNS) -> Rows:
-    """Encode the rows of these tables ahead of `copy_rows`; in any thread."""
-    rows.encoded = {table: encode(table, rows[table]) for table in tables if rows[table]}
-    return rows
-
-
-async def copy_rows(connection: Connection, table: str, rows: Rows, *, schema: str = SCHEMA) -> None:
-    """COPY the rows of one table in binary."""
-    data = rows.encoded.pop(table, None) or encode(table, rows[table])
-    await copy_data(connection, table, data, COLUMNS[table], schema)
-
-
-async def copy_data(connection: Connection, table: str, data: bytes, columns: Sequence[str], schema: str) -> None:
+async def copy_data(connection: Connection, table: str, data: memoryview, columns: Sequence[str], schema: str) -> None:
     """COPY what `encode` made."""
     await connection.copy_to_table(table, source=_chunks(data), columns=columns, schema_name=schema, format="binary")
 
 
-async def _chunks(data: bytes) -> AsyncIterator[Any]:  # memoryviews, as bytes would be copied
-    view = memoryview(data)
+async def _chunks(data: memoryview) -> AsyncIterator[Any]:  # views, as bytes would be copied
     for start in range(0, len(data), _CHUNK_BYTES):
-        yield view[start : start + _CHUNK_BYTES]
+        yield data[start : start + _CHUNK_BYTES]

@@ -16,6 +16,7 @@ from indexer.core.types import BlockRange, RawLog
 from indexer.store import projections
 from indexer.store.copying import copy_rows
 from indexer.store.database import Connection
+from indexer.store.encoding import encode_rows
 from indexer.store.fence import Locked
 from indexer.store.ledger import raw_log
 from indexer.store.queries import queries
@@ -123,9 +124,7 @@ class Rewriting:
             removed = _columns(self.removed)
             await connection.execute(queries()["archive_positions"], at.chain_id, *removed, at.cursor)
             at.cursor += len(self.removed)
-        for table in COLUMNS:
-            if self.rows[table]:
-                await copy_rows(connection, table, self.rows)
+        await copy_rows(connection, encode_rows(self.rows))
         if self.undecodable:
             await connection.execute(queries()["count_undecodable"], at.chain_id, self.undecodable)
 

@@ -22,8 +22,9 @@ from indexer.core.typed import Row
 from indexer.errors import Retryable
 from indexer.store import projections
 from indexer.store.comparing import DECODED, LOG_KEY, Difference, shown
-from indexer.store.copying import copy_data, copy_rows, encode, prepare
+from indexer.store.copying import copy_data, copy_rows
 from indexer.store.database import SCHEMA, Connection
+from indexer.store.encoding import Encoded, encode, encode_rows
 from indexer.store.ledger import raw_log
 from indexer.store.queries import queries
 
@@ -57,8 +58,8 @@ class _Slice:
 
     last: int
     logs: int
-    ledger: bytes
-    rows: Rows
+    ledger: memoryview
+    rows: Encoded
     otherwise: Sequence[Row]
     doubts: Sequence[Difference]
 
@@ -134,9 +135,9 @@ class Shadow:
         readable = [row for row in stored if row["address"] in self._known]
         rows = self._builder.build(raw_log(row) for row in readable)
         doubts = [*_strangers(stored, self._known), *_contradictions(stored)]
-        ledger = encode("logs", rows["logs"], _LOG_COLUMNS)
+        ledger = memoryview(encode("logs", rows["logs"], _LOG_COLUMNS))
         otherwise = list(_decoded_otherwise(readable, rows))
-        return _Slice(last, len(stored), ledger, prepare(rows, TYPED_TABLES), otherwise, doubts)
+        return _Slice(last, len(stored), ledger, encode_rows(rows, TYPED_TABLES), otherwise, doubts)
 
     async def count(self) -> int:
         """Return how many rows the ledger had, and the shadow has."""
@@ -160,15 +161,12 @@ class Shadow:
             await self._connection.execute(f"ANALYZE {tables}")
             self._analyzed = self.logs
 
-    async def _extend(self, last: int, rows: Rows) -> None:
+    async def _extend(self, last: int, rows: Encoded) -> None:
         """Do in the shadow what the writer does with a batch."""
-        filled = [table for table in COLUMNS if rows[table]]
-        for table in filled:
-            if table != "logs":
-                await copy_rows(self._connection, table, rows, schema=_SHADOW_SCHEMA)
+        await copy_rows(self._connection, rows, schema=_SHADOW_SCHEMA)
         if rows.undecodable:
             await self._connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
-        await projections.extend(self._connection, self._chain_id, self.last_block + 1, last, filled)
+        await projections.extend(self._connection, self._chain_id, self.last_block + 1, last, {"logs", *rows.tables})
 
 
 def _definitions(table: str, key: Sequence[str]) -> Iterator[str]:

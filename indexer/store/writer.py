@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
-from indexer.core.rows import COLUMNS, TYPED_TABLES, Rows
+from indexer.core.rows import TYPED_TABLES
 from indexer.core.types import Batch, BlockRef
 from indexer.errors import Retryable
 from indexer.store import projections
 from indexer.store.copying import copy_rows
 from indexer.store.database import Connection, Database
+from indexer.store.encoding import Encoded
 from indexer.store.fence import Locked, fenced
 from indexer.store.leases import Lease
 from indexer.store.queries import queries
@@ -56,7 +57,7 @@ class Writer:
     async def commit(
         self,
         batch: Batch,
-        rows: Rows,
+        rows: Encoded,
         *,
         parent: bytes | None,
         state: State,
@@ -135,14 +136,12 @@ class Writer:
         await self._rewind(connection, at, ancestor, taken["undecodable"])
         return RolledBack(taken["logs"], len(agents), at.cursor)
 
-    async def _insert(self, connection: Connection, batch: Batch, rows: Rows) -> None:
-        filled = [table for table in COLUMNS if rows[table]]
-        for table in filled:
-            await copy_rows(connection, table, rows)
+    async def _insert(self, connection: Connection, batch: Batch, rows: Encoded) -> None:
+        await copy_rows(connection, rows)
         if rows.undecodable:
             await connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
         bounds = (batch.range.from_block, batch.range.to_block)
-        await projections.extend(connection, self._chain_id, *bounds, filled, touched=rows.agents)
+        await projections.extend(connection, self._chain_id, *bounds, rows.tables, touched=rows.agents)
 
     async def _announce(self, connection: Connection, at: Locked, batch: Batch, *, each: bool) -> None:
         first, last = batch.range.from_block, batch.range.to_block

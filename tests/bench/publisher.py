@@ -18,6 +18,7 @@ import structlog
 from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_logs, block_ref
 from ledger import Ledger
 
+from indexer.apart import rows_here
 from indexer.chain import codec
 from indexer.core.types import Batch, BlockRange
 from indexer.embedded.postgres import postgres
@@ -50,7 +51,7 @@ class History:
             parent = headers[0].parent_hash if self._done else None
             await self._ledger.writer.commit(
                 batch,
-                self._ledger.builder.build(logs),
+                rows_here(self._ledger.builder, logs),
                 parent=parent,
                 state="live",
                 announce=True,

@@ -22,6 +22,7 @@ from indexer.core.rows import COLUMNS, RowBuilder, Rows
 from indexer.core.types import Batch, BlockRange, RawLog
 from indexer.errors import LeaseLost, StoreUnavailable
 from indexer.store.database import Database
+from indexer.store.encoding import encode_rows
 from indexer.store.leases import Lease, Leases
 from indexer.store.writer import CheckpointMoved, Committed, RolledBack, Writer
 
@@ -58,11 +59,11 @@ def grown(seed: int) -> SimChain:
 
 
 def has_everything(chain: SimChain) -> bool:
-    rows = rows_of(chain.logs(within=BlockRange(ANCESTOR + 1, HEAD)))
+    rows = built(chain.logs(within=BlockRange(ANCESTOR + 1, HEAD)))
     return rows.undecodable > 0 and all(rows[table] for table in COLUMNS)
 
 
-def rows_of(logs: Iterable[RawLog]) -> Rows:
+def built(logs: Iterable[RawLog]) -> Rows:
     return RowBuilder(CHAIN_ID, [DEPLOYMENT], decoder()).build(logs)
 
 
@@ -77,7 +78,7 @@ async def commit(ledger: Ledger, chain: SimChain, *, writer: Writer | None = Non
     batch = batch_of(chain, ANCESTOR + 1, HEAD)
     parent = chain.blocks[ANCESTOR].ref.hash
     options = {"parent": parent, "state": "live", "announce": True, "finalized": FINAL} | changed
-    return await (writer or ledger.writer).commit(batch, rows_of(batch.logs), **options)
+    return await (writer or ledger.writer).commit(batch, encode_rows(built(batch.logs)), **options)
 
 
 async def rollback(ledger: Ledger, chain: SimChain) -> RolledBack:
@@ -238,7 +239,7 @@ async def test_a_batch_that_does_not_continue_the_checkpoint_is_refused(
     with pytest.raises(CheckpointMoved):
         await ledger.writer.commit(
             batch,
-            rows_of(batch.logs),
+            encode_rows(built(batch.logs)),
             parent=parent or chain.blocks[first - 1].ref.hash,
             state="live",
             announce=True,

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.core.rows import COLUMNS, Rows
-from indexer.store.copying import copy_rows, encode, prepare
+from indexer.store.copying import copy_rows
 from indexer.store.database import Database
+from indexer.store.encoding import encode, encode_rows
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -60,10 +61,9 @@ async def test_every_value_arrives_as_it_is(database: Database, table: str, data
     drawn = data.draw(st.lists(row, max_size=6, unique_by=lambda row: row[:3]))
     rows = Rows()
     rows.tables[table] += drawn
-    ahead = data.draw(st.booleans())
 
     async with database.transaction() as connection:
-        await copy_rows(connection, table, prepare(rows) if ahead else rows)
+        await copy_rows(connection, encode_rows(rows))
         stored = await connection.fetch(f"SELECT {', '.join(COLUMNS[table])} FROM {table}")
         await connection.execute(f"DELETE FROM {table}")
 

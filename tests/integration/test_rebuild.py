@@ -17,6 +17,7 @@ from simulator.chain import SimChain
 from stepping import SteppingDatabase
 from workload import DEPLOYMENT, Workload
 
+from indexer.apart import rows_here
 from indexer.core.abi import load_forms
 from indexer.core.decode import Decoder
 from indexer.core.rows import RowBuilder
@@ -406,7 +407,7 @@ async def test_a_slice_that_is_swapped_meanwhile_is_survived(database, clean, st
     blocks, logs = tuple(block.ref for block in chain.blocks), tuple(chain.logs(within=within))
     ledger = await Ledger.open(database)
     kept_back = tuple(log for log in logs if log.block_number % 3)
-    rows = ledger.builder.build(kept_back)
+    rows = rows_here(ledger.builder, kept_back)
     batch = Batch(within, blocks, kept_back)
     await ledger.writer.commit(batch, rows, parent=None, state="live", announce=False, finalized=None)
     await damage(database)

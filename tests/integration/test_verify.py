@@ -14,6 +14,7 @@ from ledger import CHAIN_ID, Ledger, decoder
 from simulator.chain import SimChain
 from workload import Workload
 
+from indexer.apart import rows_here
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
 from indexer.chain.refusals import CallFailed, PastHead, Pruned, Transport
@@ -238,7 +239,7 @@ async def indexed(database: Database) -> AsyncIterator[Indexed]:
         async with Source.open([node.url]) as source:
             ledger = await Ledger.open(database, deployment=registries.deployment)
             batch = await source.fetch(BlockRange(0, head), registries.deployment.addresses)
-            rows = ledger.builder.build(batch.logs)
+            rows = rows_here(ledger.builder, batch.logs)
             await ledger.writer.commit(batch, rows, parent=None, state="live", announce=False, finalized=None)
             yield Indexed(database, source)
 

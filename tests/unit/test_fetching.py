@@ -137,6 +137,10 @@ async def test_ranges_that_are_proven_stay_small() -> None:
 # --- one ahead ------------------------------------------------------------------------------------------------------
 
 
+async def nothing(_: Batch) -> None:
+    pass
+
+
 def batch_at(number: int) -> Batch:
     return Batch(BlockRange(number, number), (BlockRef(number, b"", b"", 0),), ())
 
@@ -148,7 +152,7 @@ async def test_the_next_batch_is_worked_on_while_the_one_before_is_in_hand() -> 
         for number in (1, 2, 3):
             yield batch_at(number)
 
-    def work(batch: Batch) -> int:
+    async def work(batch: Batch) -> int:
         worked.append(batch.range.from_block)
         return batch.range.from_block * 10
 
@@ -169,7 +173,7 @@ async def test_an_error_comes_after_the_batches_before_it() -> None:
     seen = []
 
     async def take_all() -> None:
-        async for batch, _ in one_ahead(batches(), lambda _: None):
+        async for batch, _ in one_ahead(batches(), nothing):
             seen.append(batch.range.from_block)
             await asyncio.sleep(0.01)
 
@@ -185,7 +189,7 @@ async def test_what_is_left_early_leaves_nothing_running() -> None:
 
     source = batches()
     before = asyncio.all_tasks()
-    async with aclosing(source), aclosing(one_ahead(source, lambda _: None)) as built:
+    async with aclosing(source), aclosing(one_ahead(source, nothing)) as built:
         async for _ in built:
             break
 

@@ -1,0 +1,221 @@
+"""Rows made in a process of their own: while that one decodes, this one serves the database.
+
+`python -m indexer.apart` is the process. It talks through its standard input, a socket, one message either way for each
+stretch of logs, and ends with it. It keeps nothing: whatever becomes of it, the rows are made here as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+import msgspec
+import structlog
+
+from indexer.aside import aside
+from indexer.core.rows import RowBuilder
+from indexer.core.types import ChainId, Deployment, RawLog
+from indexer.resources import load_decoder
+from indexer.store.encoding import Encoded, encode_rows
+
+log = structlog.get_logger()
+
+_WORTH_IT: Final = 2_000  # logs; fewer are quicker made than sent
+_ANSWER_S: Final = 30.0  # of a stretch that takes a tenth of a second; the process is stopped, or starved
+_LOSSES: Final = 3  # in a row, after which no further process is begun
+_IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back
+_LENGTH: Final = Struct(">Q")
+_BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
+
+
+class Stretch(msgspec.Struct, array_like=True, gc=False):
+    """Logs of whole blocks, and what is to be known of their chain."""
+
+    chain_id: int
+    deployments: tuple[Deployment, ...]
+    logs: Sequence[RawLog]
+
+
+_PACK: Final = msgspec.msgpack.Encoder().encode
+_STRETCH: Final = msgspec.msgpack.Decoder(Stretch)
+_ENCODED: Final = msgspec.msgpack.Decoder(Encoded)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rows_here(builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
+    """Make the rows of whole blocks of logs, in any thread of this process."""
+    return encode_rows(builder.build(logs))
+
+
+@dataclass(slots=True)
+class Apart:
+    """Makes rows, those of many logs in a process that is begun when it is needed, and again when it was lost."""
+
+    enabled: bool = field(default_factory=lambda: _processors() > 1)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="apart"))
+    _helper: _Helper | None = None
+    _losses: int = 0
+    _rest: asyncio.TimerHandle | None = None
+
+    async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
+        """Return the rows of whole blocks of logs, which are in chain order."""
+        if not self.enabled or len(logs) < _WORTH_IT:
+            return await aside(lambda: rows_here(builder, logs), len(logs))
+        self._rest_later()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rows, builder, logs)
+
+    def warm(self) -> None:
+        """Begin the process already: many logs are to come."""
+        if self.enabled:
+            self._rest_later()
+            self._thread.submit(self._begin)
+
+    async def aclose(self) -> None:
+        """End the process; what it is asked for now is made here."""
+        self.enabled = False
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._helper is not None:
+            self._helper.hang_up()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        self._thread.shutdown(wait=False)
+
+    def _rest_later(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = asyncio.get_running_loop().call_later(_IDLE_S, lambda: self._thread.submit(self._end))
+
+    # --- in the thread ----------------------------------------------------------------------------------------------
+
+    def _rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
+        try:
+            if (helper := self._begin()) is not None:
+                encoded = helper.ask(Stretch(builder.chain_id, builder.deployments, logs))
+                self._losses = 0
+                return encoded
+        except (OSError, EOFError, msgspec.MsgspecError) as error:
+            self._lose(error)
+        return rows_here(builder, logs)
+
+    def _begin(self) -> _Helper | None:
+        if self._helper is None and self.enabled:
+            try:
+                self._helper = _Helper.begin()
+            except OSError as error:
+                self._lose(error)
+        return self._helper
+
+    def _lose(self, error: Exception) -> None:
+        self._end()
+        if not self.enabled:
+            return
+        self._losses += 1
+        self.enabled = self._losses < _LOSSES
+        log.warning("decoder_lost", error=repr(error), again=self.enabled)
+
+    def _end(self) -> None:
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Helper:
+    """The process, from outside."""
+
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+
+    @classmethod
+    def begin(cls) -> _Helper:
+        """Raise OSError where the system has no room for a process."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            root = Path(__file__).resolve().parents[1]  # nothing is imported from the folder that we were started in
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "indexer.apart"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too, and is told here
+                env={**os.environ, "PYTHONPATH": str(root)},
+                process_group=0,  # Ctrl-C is for us
+            )
+        ours.settimeout(_ANSWER_S)
+        return cls(process, ours)
+
+    def ask(self, stretch: Stretch) -> Encoded:
+        """Have rows made. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
+        send(self.line, _PACK(stretch))
+        return _ENCODED.decode(receive(self.line))
+
+    def hang_up(self) -> None:
+        """Have whoever waits for an answer hear that none comes; from any thread."""
+        with suppress(OSError):
+            self.line.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """End the process, whatever it is at."""
+        self.line.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def send(line: socket.socket, message: bytes) -> None:
+    """Send a message behind its length. Raises OSError."""
+    line.sendall(_LENGTH.pack(len(message)))
+    line.sendall(message)
+
+
+def receive(line: socket.socket) -> memoryview:
+    """Wait for a message. Raises EOFError where the other end is gone, or OSError."""
+    (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
+    return _exactly(line, length)
+
+
+def _exactly(line: socket.socket, length: int) -> memoryview:
+    whole = memoryview(bytearray(length))
+    got = 0
+    while got < length:
+        some = line.recv_into(whole[got:])
+        if not some:
+            raise EOFError("the other end is gone")
+        got += some
+    return whole
+
+
+def serve(line: socket.socket) -> None:
+    """Make rows for whoever holds the other end, until that is gone."""
+
+    @cache
+    def builder_of(chain_id: int, deployments: tuple[Deployment, ...]) -> RowBuilder:
+        return RowBuilder(ChainId(chain_id), deployments, decoder)
+
+    decoder = load_decoder()
+    with suppress(EOFError, OSError):
+        while True:
+            stretch = _STRETCH.decode(receive(line))
+            rows = builder_of(stretch.chain_id, stretch.deployments).build(stretch.logs)
+            send(line, _PACK(encode_rows(rows)))
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever began it ends it
+        signal.signal(number, signal.SIG_IGN)
+    serve(socket.socket(fileno=os.dup(0)))
