@@ -50,13 +50,17 @@ class LogSource(Protocol):
 
 @dataclass(slots=True)
 class Fetcher:
-    """Fetches for one worker. `final` is the newest final block as far as known; `span` adapts to refusals."""
+    """Fetches for one worker. `final` is the newest final block as far as known; `span` adapts to refusals.
+
+    `early` has a first long stretch begin with smaller ranges, so that there is something to write soon.
+    """
 
     source: LogSource
     addresses: tuple[bytes, ...]
     max_concurrency: int
     span: SpanState
     final: int = -1
+    early: bool = False
 
     async def batches(self, head: BlockRef, first: int, target: int) -> AsyncGenerator[Batch]:
         """Yield the batches from block `first` to `target` in order; final ones are fetched ahead of their turn.
@@ -65,10 +69,13 @@ class Fetcher:
         """
         ahead: _Ahead = deque()
         following = first
+        eighths = 1 if self.early and target - first >= 8 * self._most() else 8
+        self.early = False
         try:
             while following <= target or ahead:
                 while following <= target and len(ahead) < self._concurrency(following):
-                    wanted = self._next_range(following, target)
+                    wanted = self._next_range(following, target, eighths)
+                    eighths = min(8, 2 * eighths)
                     ahead.append((wanted, asyncio.create_task(self._fetch(wanted, head))))
                     following = wanted.to_block + 1
                 wanted, task = ahead.popleft()
@@ -93,9 +100,9 @@ class Fetcher:
     def _concurrency(self, following: int) -> int:
         return self.max_concurrency if following <= self.final else 1
 
-    def _next_range(self, first: int, target: int) -> BlockRange:
-        """Take as many blocks as the span allows; a range is either all final or all above the finalized block."""
-        last = min(target, first + self._most() - 1)
+    def _next_range(self, first: int, target: int, eighths: int) -> BlockRange:
+        """Take that much of what the span allows; a range is either all final or all above the finalized block."""
+        last = min(target, first + max(1, self._most() * eighths // 8) - 1)
         if first <= self.final:
             return BlockRange(first, min(last, self.final))
         return BlockRange(first, min(last, first + LINKED_BLOCKS - 1))

@@ -186,7 +186,7 @@ class Worker:
     def __post_init__(self) -> None:
         """Build the part that fetches ahead, and begin to count."""
         self._mismatches = self.source.mismatches
-        self._fetcher = Fetcher(self.source, self.plan.addresses, self.plan.max_concurrency, self.span)
+        self._fetcher = Fetcher(self.source, self.plan.addresses, self.plan.max_concurrency, self.span, early=True)
 
     @property
     def learned_span(self) -> SpanState:

@@ -90,6 +90,14 @@ async def test_rule_of_the_provider_that_is_asked_binds_no_longer_than_it_is_ask
     assert len((await ranges(planner, 100, 5_000))[0]) == 1000
 
 
+async def test_first_long_stretch_begins_with_smaller_ranges() -> None:
+    planner = fetcher(Told(), final=99_000)
+    planner.early = True
+
+    assert [len(part) for part in (await ranges(planner, 0, 9_999))[:5]] == [125, 250, 500, 1000, 1000]
+    assert len((await ranges(planner, 10_000, 19_999))[0]) == 1000
+
+
 async def test_refused_range_is_asked_for_again_in_smaller_pieces_without_a_hole() -> None:
     source = Told(takes=70)
     parts = await ranges(fetcher(source), 0, 2_000)
