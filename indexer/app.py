@@ -17,9 +17,9 @@ import structlog
 from indexer.aside import share_the_processor
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
+from indexer.decoder import load_decoder
 from indexer.publisher import Publisher
 from indexer.repair import Repair, ask_publisher, rebuild_chains, stored_chain
-from indexer.resources import load_decoder
 from indexer.services import (
     database_url,
     http_url,

@@ -20,11 +20,11 @@ from indexer.core.counters import ChainCounters
 from indexer.core.decode import Decoder
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId
+from indexer.decoder import load_decoder
 from indexer.errors import Fatal, Retryable
 from indexer.http.server import HttpServer
 from indexer.pipeline import Pipeline
 from indexer.publisher import Publisher
-from indexer.resources import load_decoder
 from indexer.roster import LOOK_EVERY_S, Roster
 from indexer.services import http_file, left_in_file, open_servers, open_source
 from indexer.settings import ChainSettings, Settings

@@ -17,6 +17,7 @@ from indexer.settings import host_of
 EVENTS: Final = frozenset(
     {
         "advance_failed",
+        "decoder_lost",
         "batch_committed",
         "batch_refused",
         "bell_lost",

@@ -18,11 +18,11 @@ from indexer.core.counters import ChainCounters
 from indexer.core.ranges import start_span
 from indexer.core.rows import RowBuilder
 from indexer.core.types import BlockRef, ChainId
+from indexer.decoder import load_decoder
 from indexer.errors import BeyondFinality, Retryable, SettingsError
 from indexer.lifting import AncestorSearch
 from indexer.publisher import Publisher
 from indexer.reindexing import PATIENCE_S, Outcome, Reindex, first_block
-from indexer.resources import load_decoder
 from indexer.services import open_source, open_valkey
 from indexer.settings import ChainSettings, Settings
 from indexer.store.chains import Chains, Standing

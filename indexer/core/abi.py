@@ -8,10 +8,9 @@ string is flagged instead of refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from struct import Struct
 from typing import Any, Final, Literal, get_args
 
@@ -113,25 +112,14 @@ def _form(key: str, document: Mapping[str, Any]) -> EventForm:
 
 
 def compile_reader(form: EventForm) -> Reader:
-    """Return the reader of a form's topics and data. Raises ValueError for a type no event form uses."""
-    indexed = [position for position, field in enumerate(form.fields) if field.indexed]
-    plain = [position for position, field in enumerate(form.fields) if not field.indexed]
-    read_topics = _topics_reader([form.fields[position] for position in indexed])
-    read_data = _data_reader([form.fields[position] for position in plain])
-    in_order = _permutation(indexed + plain)
-    pairs = _hashed_pairs(form.fields)
+    """Return the reader of a form's topics and data. Raises ValueError for a type no event form uses.
 
-    def read(topics: Sequence[bytes], data: bytes) -> Reading:
-        hashes = read_topics(topics)
-        rest, flags = read_data(data)
-        values = in_order(hashes + rest)
-        for at_hash, at_text in pairs:
-            text = values[at_text]
-            if isinstance(text, bytes) and keccak_cached(text) != values[at_hash]:
-                flags |= HASH_MISMATCH
-        return values, flags
-
-    return read
+    It is written out as source, a few lines for each field, and compiled: calls for each value would be most of what
+    decoding costs.
+    """
+    names = dict(_NAMES)
+    exec("\n".join(_source(form, names)), names)  # noqa: S102 - of the words below, places and sizes
+    return names["read"]  # type: ignore[return-value]
 
 
 def keccak_cached(text: bytes) -> bytes:
@@ -142,11 +130,82 @@ def keccak_cached(text: bytes) -> bytes:
 _keccak_short = lru_cache(_CACHED_HASHES)(keccak.__call__)
 
 
-def _permutation(order: list[int]) -> Callable[[list[Value]], tuple[Value, ...]]:
-    """Return what moves values from (indexed, plain) order, `order` holding their places, to ABI order."""
-    if order == sorted(order):
-        return tuple
-    return itemgetter(*sorted(range(len(order)), key=order.__getitem__))
+def _source(form: EventForm, names: dict[str, object]) -> Iterator[str]:
+    """Write the reader: topics first, then the data's head, and each tail where the head points at it."""
+    indexed = [place for place, field in enumerate(form.fields) if field.indexed]
+    plain = [place for place, field in enumerate(form.fields) if not field.indexed]
+    head = _WORD * len(plain)
+    names["split"] = Struct("32s" * len(plain)).unpack_from
+    yield "def read(topics, data):"
+    yield f" if len(topics) != {len(indexed) + 1}: raise Malformed('topic_count')"
+    if indexed:
+        words = [f"w{place}" for place in indexed]
+        yield f" _, {', '.join(words)} = topics"
+        yield f" if {' or '.join(f'len({word}) != {_WORD}' for word in words)}: raise Malformed('topic_size')"
+    for place in indexed:
+        yield from _whole(place) if form.fields[place].dynamic else _word(place, form.fields[place].type)
+    yield " size = len(data)"
+    yield f" if size < {head}: raise Malformed('data_short')"
+    if plain:
+        yield f" {', '.join(f'w{place}' for place in plain)}, = split(data)"
+    yield f" flags, end = 0, {head}"
+    for place in plain:
+        field = form.fields[place]
+        yield from _tail(place, head, is_text=field.is_text) if field.dynamic else _word(place, field.type)
+    yield f" if end < size: flags |= {TRAILING_BYTES}"
+    for at_hash, at_text in _hashed_pairs(form.fields):
+        yield f" if isinstance(v{at_text}, bytes) and keccak(v{at_text}) != v{at_hash}: flags |= {HASH_MISMATCH}"
+    yield f" return ({''.join(f'v{place}, ' for place in range(len(form.fields)))}), flags"
+
+
+def _tail(place: int, head: int, *, is_text: bool) -> Iterator[str]:
+    """Write how the bytes are read that the head's word points at: their length, and they in whole words."""
+    yield f" start = number(w{place})"
+    yield f" body = start + {_WORD}"
+    yield f" if start < {head} or body > size: raise Malformed('bad_offset')"
+    yield " length = number(data[start:body])"
+    yield " stop = body + length"
+    yield f" padded = stop + -length % {_WORD}"
+    yield " if padded > size: raise Malformed('bad_length')"
+    yield f" v{place} = data[body:stop]"
+    yield f" if length > {HUGE_BYTES}: flags |= {HUGE}"
+    yield f" if not ZEROS.startswith(data[stop:padded]): flags |= {DIRTY_PADDING}"
+    yield f" if start != end: flags |= {NONCANONICAL}"
+    yield " if padded > end: end = padded"
+    if is_text:
+        yield f" if not v{place}.isascii() or 0 in v{place}: flags |= text_flags(v{place})"
+
+
+def _word(place: int, abi_type: str) -> Iterator[str]:
+    """Write how a 32-byte word is read; it is refused where eth-abi refuses. Raises ValueError for another type."""
+    match abi_type:
+        case "bytes32":
+            yield from _whole(place)
+            return
+        case "address":
+            yield f" v{place} = w{place}[12:]"
+            yield f" if not w{place}.startswith(NO_ADDRESS): raise Malformed('out_of_range')"
+            return
+        case "bool":
+            yield f" v{place} = number(w{place})"
+            yield f" if v{place} > 1: raise Malformed('out_of_range')"
+            yield f" v{place} = v{place} == 1"
+            return
+    kind, bits = abi_type.rstrip("0123456789"), abi_type.lstrip("uint")
+    if kind not in {"int", "uint"} or not bits.isdecimal() or int(bits) not in range(8, 257, 8):
+        raise ValueError(f"type {abi_type!r} is not supported")
+    if kind == "uint":
+        yield f" v{place} = number(w{place})"
+        if int(bits) < 8 * _WORD:
+            yield f" if v{place} >> {bits}: raise Malformed('out_of_range')"
+    else:
+        limit = 1 << (int(bits) - 1)
+        yield f" v{place} = number(w{place}, signed=True)"
+        yield f" if not -{limit} <= v{place} < {limit}: raise Malformed('out_of_range')"
+
+
+def _whole(place: int) -> Iterator[str]:
+    yield f" v{place} = w{place}"
 
 
 def _hashed_pairs(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
@@ -162,65 +221,6 @@ def _hashed_pairs(fields: tuple[Field, ...]) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _topics_reader(fields: list[Field]) -> Callable[[Sequence[bytes]], list[Value]]:
-    readers = [_whole_word if field.dynamic else _word_reader(field.type) for field in fields]
-    count = len(fields) + 1
-
-    def read(topics: Sequence[bytes]) -> list[Value]:
-        if len(topics) != count:
-            raise MalformedError("topic_count")
-        words = topics[1:]
-        for word in words:
-            if len(word) != _WORD:
-                raise MalformedError("topic_size")
-        return [reader(word) for reader, word in zip(readers, words, strict=True)]
-
-    return read
-
-
-def _data_reader(fields: list[Field]) -> Callable[[bytes], tuple[list[Value], int]]:
-    steps = [(None if field.dynamic else _word_reader(field.type), field.is_text) for field in fields]
-    head = _WORD * len(fields)
-    split = Struct("32s" * len(fields)).unpack_from
-
-    def read(data: bytes) -> tuple[list[Value], int]:
-        size = len(data)
-        if size < head:
-            raise MalformedError("data_short")
-        values: list[Value] = []
-        flags, end = 0, head
-        for (reader, is_text), word in zip(steps, split(data), strict=True):
-            if reader is not None:
-                values.append(reader(word))
-                continue
-            start = int.from_bytes(word)
-            value, stop, found = _dynamic(data, start, head, size)
-            if start != end:
-                found |= NONCANONICAL
-            flags |= found | (_text_flags(value) if is_text else 0)
-            end = max(end, stop)
-            values.append(value)
-        return values, flags | (TRAILING_BYTES if end < size else 0)
-
-    return read
-
-
-def _dynamic(data: bytes, start: int, head: int, size: int) -> tuple[bytes, int, int]:
-    """Read the bytes whose length word is at `start`; return them, the end of their padding, and flags."""
-    body = start + _WORD
-    if start < head or body > size:
-        raise MalformedError("bad_offset")
-    length = int.from_bytes(data[start:body])
-    stop = body + length
-    padded = stop + -length % _WORD
-    if padded > size:
-        raise MalformedError("bad_length")
-    flags = HUGE if length > HUGE_BYTES else 0
-    if not _ZEROS.startswith(data[stop:padded]):
-        flags |= DIRTY_PADDING
-    return data[body:stop], padded, flags
-
-
 def _text_flags(raw: bytes) -> int:
     flags = NUL if 0 in raw else 0
     if not raw.isascii():
@@ -231,58 +231,11 @@ def _text_flags(raw: bytes) -> int:
     return flags
 
 
-def _word_reader(abi_type: str) -> Callable[[bytes], Value]:
-    """Return the reader of a 32-byte word; it raises MalformedError("out_of_range") where eth-abi refuses."""
-    match abi_type:
-        case "address":
-            return _address
-        case "bool":
-            return _bool
-        case "bytes32":
-            return _whole_word
-    kind, bits = abi_type.rstrip("0123456789"), abi_type.lstrip("uint")
-    if kind not in {"int", "uint"} or not bits.isdecimal() or int(bits) not in range(8, 257, 8):
-        raise ValueError(f"type {abi_type!r} is not supported")
-    return _int_reader(int(bits)) if kind == "int" else _uint_reader(int(bits))
-
-
-def _uint_reader(bits: int) -> Callable[[bytes], int]:
-    if bits == 8 * _WORD:
-        return int.from_bytes
-
-    def read(word: bytes) -> int:
-        value = int.from_bytes(word)
-        if value >> bits:
-            raise MalformedError("out_of_range")
-        return value
-
-    return read
-
-
-def _int_reader(bits: int) -> Callable[[bytes], int]:
-    limit = 1 << (bits - 1)
-
-    def read(word: bytes) -> int:
-        value = int.from_bytes(word, signed=True)
-        if not -limit <= value < limit:
-            raise MalformedError("out_of_range")
-        return value
-
-    return read
-
-
-def _address(word: bytes) -> bytes:
-    if not word.startswith(_ZEROS[:12]):
-        raise MalformedError("out_of_range")
-    return word[12:]
-
-
-def _bool(word: bytes) -> bool:
-    value = int.from_bytes(word)
-    if value > 1:
-        raise MalformedError("out_of_range")
-    return value == 1
-
-
-def _whole_word(word: bytes) -> bytes:
-    return word
+_NAMES: Final = {
+    "Malformed": MalformedError,
+    "number": int.from_bytes,
+    "keccak": keccak_cached,
+    "text_flags": _text_flags,
+    "ZEROS": _ZEROS,
+    "NO_ADDRESS": bytes(12),
+}

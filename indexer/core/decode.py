@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -79,40 +79,47 @@ def text_of(raw: bytes) -> tuple[str, bytes | None]:
     return (text.replace("\0", "\ufffd"), raw) if "\0" in text else (text, None)
 
 
-def args_of(form: EventForm) -> Callable[[Event], dict[str, object]]:
-    """Return what shows the arguments of a form's events as `erc8004_events.args` does, fit for JSON.
+def args_of(form: EventForm) -> Callable[[Event], str]:
+    """Return what writes the arguments of a form's events as JSON, as `erc8004_events.args` shows them.
 
-    Keys are the ABI's parameter names; integers are decimal strings, bytes and addresses lower-case 0x hex,
-    strings text, with `<name>_raw` in hex beside a text that lost something.
+    Keys are the ABI's parameter names; integers are decimal strings, bytes and addresses lower-case 0x hex, strings
+    text, with `<name>_raw` in hex behind a text that lost something.
     """
-    names = tuple(field.name for field in form.fields)
-    shown = tuple(_shown(field) for field in form.fields)
-    texts = tuple((place, field.name) for place, field in enumerate(form.fields) if field.is_text)
-
-    def args(event: Event) -> dict[str, object]:
-        shows = zip(names, shown, event.values, strict=True)
-        if not event.marks:
-            return {name: show(value) for name, show, value in shows}
-        found = {name: value if show is _TEXT else show(value) for name, show, value in shows}
-        for place, name in texts:
-            found[name], lost = text_of(event.values[place])  # type: ignore[arg-type]  # a text is bytes
-            if lost is not None:
-                found[f"{name}_raw"] = _hex(lost)
-        return found
-
-    return args
+    plain, marked = _compile(form, _text), _compile(form, _lossy_text)
+    return lambda event: (marked if event.marks else plain)(*event.values)
 
 
-def _hex(value: bytes) -> str:
-    return "0x" + value.hex()
+def _compile(form: EventForm, text: Callable[[bytes, str], str]) -> Callable[..., str]:
+    """Compile the writing of all arguments into one expression; `text` writes those that are text."""
+    names: dict[str, object] = {"text": text, "WORDS": ("false", "true")}
+    names |= {f"n{place}": field.name for place, field in enumerate(form.fields)}
+    values = "".join(f"v{place}, " for place in range(len(form.fields)))
+    written = ",".join(
+        f'"{field.name}":{_written(f"v{place}", place, field)}' for place, field in enumerate(form.fields)
+    )
+    source = f"def args({values[:-2]}):\n return f'" + "{{" + written + "}}'"
+    exec(source, names)  # noqa: S102 - of the form's names and the words above
+    return names["args"]  # type: ignore[return-value]
 
 
-_TEXT: Final = bytes.decode  # of text without a mark, which is UTF-8 without NUL
-
-
-def _shown(field: Field) -> Callable[[Any], object]:
+def _written(value: str, place: int, field: Field) -> str:
+    """Say how a value stands in the expression."""
     if field.is_text:
-        return _TEXT
+        return "{text(" + f"{value}, n{place}" + ")}"
     if field.type == "bool":
-        return bool
-    return str if field.type.lstrip("u").startswith("int") else _hex
+        return "{WORDS[" + value + "]}"
+    return '"{' + value + '}"' if field.type.lstrip("u").startswith("int") else '"0x{' + value + '.hex()}"'
+
+
+def _text(raw: bytes, _: str) -> str:
+    """Write a text without a mark, which is UTF-8 without NUL."""
+    return _JSON.encode(raw.decode()).decode()
+
+
+def _lossy_text(raw: bytes, name: str) -> str:
+    text, lost = text_of(raw)
+    written = _JSON.encode(text).decode()
+    return written if lost is None else f'{written},"{name}_raw":"0x{lost.hex()}"'
+
+
+_JSON: Final = msgspec.json.Encoder()

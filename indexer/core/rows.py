@@ -12,11 +12,9 @@ from hashlib import md5
 from typing import Final
 from uuid import UUID
 
-import msgspec
-
 from indexer.core.abi import EventForm, Registry
 from indexer.core.decode import Decoder, Defect, Event, args_of
-from indexer.core.typed import Block, Here, Maker, Row, maker_of
+from indexer.core.typed import Here, Maker, Row, maker_of
 from indexer.core.types import ChainId, Deployment, RawLog
 
 _POSITION: Final = ("chain_id", "block_number", "log_index", "block_timestamp")
@@ -52,7 +50,6 @@ _AGENT: Final = COLUMNS["logs"].index("agent_uuid")
 TYPED_TABLES: Final = tuple(table for table in COLUMNS if table != "logs")
 
 _AGENT_FIELDS: Final = ("agentId", "tokenId", "_tokenId")
-_JSON: Final = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -89,7 +86,7 @@ class _Shape:
     """What is made of the events of one form: which value is the agent's id, the arguments as JSON, the typed row."""
 
     agent: int | None
-    args: Callable[[Event], dict[str, object]]
+    args: Callable[[Event], str]
     make: Maker | None
 
 
@@ -121,14 +118,14 @@ class RowBuilder:
     def build(self, logs: Iterable[RawLog]) -> Rows:
         """Return the rows of whole blocks of logs, which are in chain order."""
         rows = Rows()
-        block = Block()
+        here = Here(rows.tables)
         when = _Clock()
         for log in logs:
-            block.enter(log.block_number)
-            self._add(rows, log, block, when(log.timestamp))
+            here.block.enter(log.block_number)
+            self._add(rows, log, here, when(log.timestamp))
         return rows
 
-    def _add(self, rows: Rows, log: RawLog, block: Block, timestamp: datetime) -> None:
+    def _add(self, rows: Rows, log: RawLog, here: Here, timestamp: datetime) -> None:
         contract = self._contracts[log.address]
         decoded = self._decoder.decode(log, contract.roles)
         position = (self.chain_id, log.block_number, log.log_index, timestamp)
@@ -144,11 +141,12 @@ class RowBuilder:
         if shape.agent is not None:
             agent_id = int(decoded.values[shape.agent])
             agent = self._agent(contract.identity, agent_id)
-        args = _JSON.encode(shape.args(decoded)).decode()
+        args = shape.args(decoded)
         marks = ",".join(decoded.marks) or None
         ledger.append(_ledger_row(position, log, agent, agent_id, form.event, form.version, args, marks))
         if shape.make is not None:
-            shape.make(Here(rows.tables, position, agent, log, block), decoded.values)
+            here.position, here.agent, here.log_index, here.address = position, agent, log.log_index, log.address
+            shape.make(here, decoded.values)
 
     def _shape(self, form: EventForm) -> _Shape:
         place = next((at for at, one in enumerate(form.fields) if one.name in _AGENT_FIELDS), None)

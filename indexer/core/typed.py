@@ -15,7 +15,6 @@ from eth_hash.auto import keccak
 
 from indexer.core.abi import EventForm
 from indexer.core.decode import text_of
-from indexer.core.types import RawLog
 
 Row = tuple[object, ...]
 Tables = dict[str, list[Row]]
@@ -55,13 +54,14 @@ class Block:
 
 @dataclass(slots=True)
 class Here:
-    """One log on its way: `position` is the start of its row; `agent` None where the event names none."""
+    """The log that is on its way now: `position` is the start of its row; `agent` None where the event names none."""
 
     tables: Tables
-    position: Row
-    agent: UUID | None
-    log: RawLog
-    block: Block
+    position: Row = ()
+    agent: UUID | None = None
+    log_index: int = -1
+    address: bytes = b""
+    block: Block = field(default_factory=Block)
 
 
 Maker = Callable[[Here, Values], None]
@@ -135,7 +135,7 @@ def _registered(_: EventForm, places: _Places) -> Maker:
         applies = bool(values[uri]) or mint is None or not mint.uri_written
         here.tables["uris"].append((*here.position, here.agent, True, values[owner], *text_of(values[uri]), applies))
         if mint is not None and mint.wallet_written:
-            here.block.stale_wallets.add((here.log.log_index + 1, here.agent))
+            here.block.stale_wallets.add((here.log_index + 1, here.agent))
 
     return add
 
@@ -160,7 +160,7 @@ def _metadata_set(_: EventForm, places: _Places) -> Maker:
         assert here.agent is not None
         key = key_of(values)
         is_wallet = key == WALLET_KEY
-        applies = not (is_wallet and (here.log.log_index, here.agent) in here.block.stale_wallets)
+        applies = not (is_wallet and (here.log_index, here.agent) in here.block.stale_wallets)
         here.tables["metadata_writes"].append((
             *here.position, here.agent, sha256(key).digest(), *text_of(key), value_of(values), is_wallet, applies,
         ))  # fmt: skip
@@ -183,7 +183,7 @@ def _approval_for_all(_: EventForm, places: _Places) -> Maker:
     owner, operator, approved = places["owner"], places["operator"], places["approved"]
 
     def add(here: Here, values: Values) -> None:
-        row = (*here.position, here.log.address, values[owner], values[operator], values[approved])
+        row = (*here.position, here.address, values[owner], values[operator], values[approved])
         here.tables["operator_approvals"].append(row)
 
     return add
@@ -200,7 +200,7 @@ def _new_feedback(form: EventForm, places: _Places) -> Maker:
 
     def add(here: Here, values: Values) -> None:
         here.tables["feedback"].append((
-            *here.position, here.agent, here.log.address, values[client], index(values), has_index, values[value],
+            *here.position, here.agent, here.address, values[client], index(values), has_index, values[value],
             decimals(values), *tag1(values), *tag2(values)[:2], *endpoint(values), *uri(values), values[file_hash],
         ))  # fmt: skip
 
@@ -211,7 +211,7 @@ def _feedback_revoked(_: EventForm, places: _Places) -> Maker:
     client, index = places["clientAddress"], places["feedbackIndex"]
 
     def add(here: Here, values: Values) -> None:
-        row = (*here.position, here.agent, here.log.address, values[client], values[index])
+        row = (*here.position, here.agent, here.address, values[client], values[index])
         here.tables["revocations"].append(row)
 
     return add
@@ -226,7 +226,7 @@ def _response_appended(_: EventForm, places: _Places) -> Maker:
 
     def add(here: Here, values: Values) -> None:
         here.tables["feedback_responses"].append((
-            *here.position, here.agent, here.log.address, values[client], values[index], values[responder],
+            *here.position, here.agent, here.address, values[client], values[index], values[responder],
             *uri(values), response_hash(values),
         ))  # fmt: skip
 
@@ -238,7 +238,7 @@ def _validation_request(_: EventForm, places: _Places) -> Maker:
 
     def add(here: Here, values: Values) -> None:
         here.tables["validation_requests"].append((
-            *here.position, here.agent, here.log.address, values[request_hash], values[validator],
+            *here.position, here.agent, here.address, values[request_hash], values[validator],
             *text_of(values[uri]),
         ))  # fmt: skip
 
@@ -255,7 +255,7 @@ def _validation_response(form: EventForm, places: _Places) -> Maker:
 
     def add(here: Here, values: Values) -> None:
         here.tables["validation_responses"].append((
-            *here.position, here.agent, here.log.address, values[request_hash], values[validator], values[response],
+            *here.position, here.agent, here.address, values[request_hash], values[validator], values[response],
             *uri(values), response_hash(values), *tag(values)[:2],
         ))  # fmt: skip
 

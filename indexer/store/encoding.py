@@ -56,7 +56,7 @@ _SOURCES: Final = {
     "int4": "INT4(4, {0})",
     "bool": "TRUE if {0} else FALSE",
     "bytea": "LENGTH(len({0})) + {0}",
-    "text": "text({0}.encode())",
+    "text": "LENGTH(len(text := {0}.encode())) + text",
     "timestamptz": "timestamptz({0})",
     "numeric": "numeric({0})",
     "uuid": "UUID + {0}.bytes",
@@ -70,7 +70,6 @@ _NAMES: Final = {
     "FALSE": b"\0\0\0\1\0",
     "UUID": b"\0\0\0\x10",
     "NULL": b"\xff\xff\xff\xff",
-    "text": lambda octets: _LENGTH(len(octets)) + octets,
     "timestamptz": _timestamptz,
     "numeric": _numeric,
 }

@@ -60,7 +60,8 @@ def decoded(log: RawLog) -> Event:
 
 
 def event_args(event: Event) -> dict[str, object]:
-    return args_of(event.form)(event)
+    found: dict[str, object] = msgspec.json.decode(args_of(event.form)(event))
+    return found
 
 
 # --- equal to eth-abi -------------------------------------------------------------------------------------------------
