@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,10 +48,25 @@ FROM {SCHEMA}.chain_totals t
 """
 
 
+_SIZES: Final = f"""
+SELECT relname, pg_table_size(oid) AS heap, pg_indexes_size(oid) AS indexes
+FROM pg_class
+WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind = 'r' AND pg_total_relation_size(oid) > 1000000
+ORDER BY pg_total_relation_size(oid) DESC
+"""
+_VACUUMS: Final = f"""
+SELECT relname, autovacuum_count AS vacuums, autoanalyze_count AS analyzes, n_dead_tup AS dead
+FROM pg_stat_user_tables
+WHERE schemaname = '{SCHEMA}'
+ORDER BY relname
+"""
+
+
 @asynccontextmanager
-async def node(blocks: int, *, latency_ms: float, timed: bool) -> AsyncIterator[str]:
-    """Run the prepared node as a process of its own; yields its address."""
-    words = ["--blocks", str(blocks), "--latency-ms", str(latency_ms), *([] if timed else ["--untimed"])]
+async def node(blocks: int, *, latency_ms: float, timed: bool, drawn: bool) -> AsyncIterator[str]:
+    """Run the node as a process of its own; yields its address."""
+    words = ["--blocks", str(blocks), "--latency-ms", str(latency_ms)]
+    words += [word for word, wanted in (("--untimed", not timed), ("--drawn", drawn)) if wanted]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.node", *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -70,17 +86,29 @@ async def figures_of(url: str) -> dict[str, Any]:
 
 
 async def held_by(program: Program) -> tuple[int, float]:
-    """Return the most resident memory of a process until it ends, in bytes, and the seconds of CPU it took, about."""
+    """Return the most resident memory of a process and its children until it ends, in bytes, and its seconds of CPU.
+
+    The memory is the sum of what each has had at most.
+    """
     most, spent_s = 0, 0.0
     while program.process.returncode is None:
         try:
-            lines = Path(f"/proc/{program.pid}/status").read_text().splitlines()
+            held = sum(map(_peak_bytes, [program.pid, *_children(program.pid)]))
             spent_s = cpu_s(program.pid)
         except (FileNotFoundError, ProcessLookupError, IndexError):
             break
-        most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
+        most = max(most, held)
         await asyncio.sleep(0.2)
     return most, spent_s
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
+
+
+def _peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def cpu_s(pid: int) -> float:
@@ -93,15 +121,16 @@ def postgres_cpu_s(folder: Path) -> float:
     """Return the seconds of CPU of the server in `folder`: its main process and all others."""
     main = EmbeddedPostgres(folder).pid()
     assert main is not None
-    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-    return sum(cpu_s(int(pid)) for pid in [main, *children])
+    return sum(map(cpu_s, [main, *_children(main)]))
 
 
-async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: float, timed: bool) -> dict[str, Any]:
+async def backfill(
+    folder: Path, database_url: str, logs: int, *, latency_ms: float, timed: bool, drawn: bool
+) -> dict[str, Any]:
     """Index `logs` logs into an empty database, and hold the tables against what the history has."""
     blocks = logs // LOGS_A_BLOCK
     async with (
-        node(blocks, latency_ms=latency_ms, timed=timed) as url,
+        node(blocks, latency_ms=latency_ms, timed=timed, drawn=drawn) as url,
         Programs(folder, DATABASE_URL=database_url) as programs,
     ):
         programs.configure(chain_table("local", url, chain_id=CHAIN_ID, start_block=FIRST_BLOCK))
@@ -124,7 +153,7 @@ async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: fl
         "process_seconds": round(seconds, 2),
         "commits": len(commits),
         "commit_ms": round(sum(one["duration_ms"] for one in commits)),
-        "first_and_last_quarter_ratio": _ratio(commits),
+        "us_per_log_by_tenth": _costs(commits),
         "peak_rss_mb": round(rss / 2**20),
         "cpu_us_per_log": {
             name: round(seconds / logs * 1e6, 1)
@@ -135,16 +164,32 @@ async def backfill(folder: Path, database_url: str, logs: int, *, latency_ms: fl
     }
 
 
-def _ratio(commits: list[dict[str, Any]]) -> float | None:
-    """Hold the time a log of the last quarter against that of the first, from the times of the log lines."""
-    quarter = len(commits) // 4
-    if quarter < 2:
-        return None
+def _costs(commits: list[dict[str, Any]]) -> list[float]:
+    """Return the time a log took in each tenth of the commits, in microseconds, from the times of the log lines."""
     costs = []
-    for part in (commits[: quarter + 1], commits[-quarter - 1 :]):
-        first, last = (datetime.fromisoformat(one["timestamp"]) for one in (part[0], part[-1]))
-        costs.append((last - first).total_seconds() / sum(one["rows"] for one in part[1:]))
-    return round(costs[1] / costs[0], 2)
+    bounds = [at * (len(commits) - 1) // 10 for at in range(11)]
+    for began, ended in pairwise(bounds):
+        part = commits[began + 1 : ended + 1]
+        if part:
+            first, last = (datetime.fromisoformat(commits[at]["timestamp"]) for at in (began, ended))
+            costs.append(round((last - first).total_seconds() / sum(one["rows"] for one in part) * 1e6, 1))
+    return costs
+
+
+async def sizes(url: str) -> dict[str, Any]:
+    """Return what the tables take on disk, bytes a log, and what vacuum did to the largest."""
+    connection = await asyncpg.connect(url)
+    try:
+        logs = await connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.logs")
+        found = await connection.fetch(_SIZES)
+        vacuums = await connection.fetch(_VACUUMS)
+        bloat = {row["relname"]: row["dead"] for row in vacuums if row["dead"]}
+    finally:
+        await connection.close()
+    per_log = {row["relname"]: [round(row["heap"] / logs, 1), round(row["indexes"] / logs, 1)] for row in found}
+    total = round(sum(row["heap"] + row["indexes"] for row in found) / logs, 1)
+    runs = {row["relname"]: [row["vacuums"], row["analyzes"]] for row in vacuums if row["vacuums"] or row["analyzes"]}
+    return {"bytes_per_log": total, "heap_and_indexes": per_log, "vacuums_and_analyzes": runs, "dead_rows": bloat}
 
 
 async def found(url: str) -> dict[str, int]:
@@ -234,16 +279,23 @@ async def _copy(connection: asyncpg.Connection, table: str, columns: tuple[str, 
 
 
 async def run(
-    logs: int, *, latency_ms: float = 0, timed: bool = True, floored: bool = True, more: bool = False
+    logs: int,
+    *,
+    latency_ms: float = 0,
+    timed: bool = True,
+    drawn: bool = False,
+    floored: bool = True,
+    more: bool = False,
 ) -> None:
     """Measure on a new database."""
-    how = {"latency_ms": latency_ms, "timed": timed}
+    how = {"latency_ms": latency_ms, "timed": timed, "drawn": drawn}
     with tempfile.TemporaryDirectory(prefix="erc8004-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # where we are root, PostgreSQL may run as nobody
         async with postgres(folder) as url:
-            outcome = await backfill(folder, url, logs, latency_ms=latency_ms, timed=timed)
+            outcome = await backfill(folder, url, logs, latency_ms=latency_ms, timed=timed, drawn=drawn)
             told = {"bench": "backfill", **how, **outcome}
+            print(json.dumps({"bench": "sizes", "logs": logs, **await sizes(url)}), flush=True)
             if floored:
                 least = await floor(url)
                 told |= {"floor": least, "of_floor": round(outcome["logs_per_second"] / least["logs_per_second"], 3)}
@@ -258,11 +310,12 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=200_000)
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--untimed", action="store_true", help="logs without blockTimestamp: headers are asked for")
+    parser.add_argument("--drawn", action="store_true", help="the node draws its answers, for very many logs")
     parser.add_argument("--no-floor", action="store_true")
     parser.add_argument("--after", action="store_true", help="rebuild, publish and roll back, too")
     args = parser.parse_args()
-    how = {"latency_ms": args.latency_ms, "timed": not args.untimed, "floored": not args.no_floor}
-    asyncio.run(run(args.logs, more=args.after, **how))
+    how = {"latency_ms": args.latency_ms, "timed": not args.untimed, "drawn": args.drawn}
+    asyncio.run(run(args.logs, floored=not args.no_floor, more=args.after, **how))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """`python -m bench.node`: a JSON-RPC node over the history of `bench.mix`, its answers prepared in a mapped file.
 
+Of a long history they are drawn when they are asked for instead: the file would take the memory that the server needs.
+
 Limits as providers have them: 2,000 blocks and 10,000 logs a request. Prints its address as soon as it serves; the
 method `bench_figures` tells the seconds of CPU spent since then, and what was asked.
 """
@@ -28,20 +30,28 @@ FINALITY: Final = 64  # blocks
 class Node:
     """Serves `blocks` blocks; `timed` logs carry their block's time, else headers have to be asked for."""
 
-    def __init__(self, blocks: int, *, timed: bool, latency_s: float) -> None:
+    def __init__(self, blocks: int, *, timed: bool, latency_s: float, drawn: bool) -> None:
         self.head = FIRST_BLOCK + blocks - 1
         self.latency_s = latency_s
+        self._timed = timed
         self._hashes = block_hashes(blocks)
-        self._begins = array("Q", [0])  # where the logs of each block begin in the file
-        with tempfile.TemporaryFile() as file:
-            for number in range(FIRST_BLOCK, self.head + 1):
-                file.write(block_logs(number, self._hash(number), timed=timed).encode() + b",")
-                self._begins.append(file.tell())
-            file.flush()
-            self._logs = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self._prepared = None if drawn else self._prepare()
         self._calls: Counter[str] = Counter()
         self._requests = 0
         self._cpu_s = time.process_time()
+
+    def _prepare(self) -> tuple[mmap.mmap, array[int]]:
+        """Write all logs into a file; return it, and where in it the logs of each block begin."""
+        begins = array("Q", [0])
+        with tempfile.TemporaryFile() as file:
+            for number in range(FIRST_BLOCK, self.head + 1):
+                file.write(self._draw(number) + b",")
+                begins.append(file.tell())
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), begins
+
+    def _draw(self, number: int) -> bytes:
+        return block_logs(number, self._hash(number), timed=self._timed).encode()
 
     def _hash(self, number: int) -> str:
         return self._hashes[number - FIRST_BLOCK + 1]
@@ -99,8 +109,12 @@ class Node:
             return _refusal(call_id, -32600, f"eth_getLogs is limited to a {MAX_RANGE} block range")
         if (last - first + 1) * LOGS_A_BLOCK > MAX_RESULTS:
             return _refusal(call_id, -32005, f"query returned more than {MAX_RESULTS} results")
-        begin, end = (self._begins[number - FIRST_BLOCK] for number in (first, last + 1))
-        return _envelope(call_id, b"[" + self._logs[begin : end - 1] + b"]")
+        if self._prepared is None:
+            found = b",".join(map(self._draw, range(first, last + 1)))
+        else:
+            logs, begins = self._prepared
+            found = logs[begins[first - FIRST_BLOCK] : begins[last + 1 - FIRST_BLOCK] - 1]
+        return _envelope(call_id, b"[" + found + b"]")
 
 
 def _envelope(call_id: int, result: bytes) -> bytes:
@@ -116,8 +130,9 @@ async def _main() -> None:
     parser.add_argument("--blocks", type=int, default=20_000)
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--untimed", action="store_true", help="logs without blockTimestamp")
+    parser.add_argument("--drawn", action="store_true", help="answers are made when they are asked for")
     args = parser.parse_args()
-    node = Node(args.blocks, timed=not args.untimed, latency_s=args.latency_ms / 1000)
+    node = Node(args.blocks, timed=not args.untimed, latency_s=args.latency_ms / 1000, drawn=args.drawn)
     app = web.Application()
     app.router.add_post("/", node.serve)
     runner = web.AppRunner(app, access_log=None)
