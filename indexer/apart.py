@@ -1,7 +1,7 @@
-"""Rows made in a process of their own: while that one decodes, this one serves the database.
+"""Work on many logs in a process of its own: while that one decodes, this one serves the database.
 
 `python -m indexer.apart` is the process. It talks through its standard input, a socket, one message either way for each
-stretch of logs, and ends with it. It keeps nothing: whatever becomes of it, the rows are made here as well.
+task, and ends with it. It keeps nothing: whatever becomes of it, the work is done here as well.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 import structlog
@@ -30,42 +30,67 @@ from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId, Deployment, RawLog
 from indexer.decoder import load_decoder
 from indexer.store.encoding import Encoded, encode_rows
+from indexer.store.rereading import BYTES_A_LOG, Reread, reread
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 log = structlog.get_logger()
 
-_WORTH_IT: Final = 2_000  # logs; fewer are quicker made than sent
-_ANSWER_S: Final = 30.0  # of a stretch that takes a tenth of a second; the process is stopped, or starved
+_WORTH_IT: Final = 2_000  # logs; fewer are quicker worked on than sent
+_ANSWER_S: Final = 30.0  # to a task that takes a tenth of a second; the process is stopped, or starved
 _LOSSES: Final = 3  # in a row, after which no further process is begun
 _IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back
 _LENGTH: Final = Struct(">Q")
 _BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
 
 
-class Stretch(msgspec.Struct, array_like=True, gc=False):
-    """Logs of whole blocks, and what is to be known of their chain."""
+class Fetched(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """Logs of whole blocks, in chain order, whose rows are wanted."""
+
+    logs: Sequence[RawLog]
+
+    def done(self, builder: RowBuilder) -> Encoded:
+        """Do the task; in any thread or process."""
+        return encode_rows(builder.build(self.logs))
+
+
+class Stored(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """What COPY sent of a slice of the ledger, to be read again; `known` are the contracts that may stand in it."""
+
+    known: frozenset[bytes]
+    data: bytes
+
+    def done(self, builder: RowBuilder) -> Reread:
+        """Do the task; in any thread or process."""
+        return reread(builder, self.known, self.data)
+
+
+class Work(Protocol[T_co]):
+    """One of these."""
+
+    def done(self, builder: RowBuilder) -> T_co:
+        """Do it, here."""
+
+
+class Task(msgspec.Struct, array_like=True, gc=False):
+    """What is sent: the work, and what is to be known of the chain."""
 
     chain_id: int
     deployments: tuple[Deployment, ...]
-    logs: Sequence[RawLog]
+    work: Fetched | Stored
 
 
 _PACK: Final = msgspec.msgpack.Encoder().encode
-_STRETCH: Final = msgspec.msgpack.Decoder(Stretch)
-_ENCODED: Final = msgspec.msgpack.Decoder(Encoded)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def rows_here(builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
-    """Make the rows of whole blocks of logs, in any thread of this process."""
-    return encode_rows(builder.build(logs))
+_TASKS: Final = msgspec.msgpack.Decoder(Task)
 
 
 @dataclass(slots=True)
 class Apart:
-    """Makes rows, those of many logs in a process that is begun when it is needed, and again when it was lost."""
+    """Works on logs, on many in a process that is begun when it is needed, and again when it was lost.
+
+    Without a second processor to run on, and where it is not `enabled`, all is done in this process.
+    """
 
     enabled: bool = field(default_factory=lambda: _processors() > 1)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="apart"))
@@ -75,10 +100,11 @@ class Apart:
 
     async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
         """Return the rows of whole blocks of logs, which are in chain order."""
-        if not self.enabled or len(logs) < _WORTH_IT:
-            return await aside(lambda: rows_here(builder, logs), len(logs))
-        self._rest_later()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rows, builder, logs)
+        return await self._do(builder, Fetched(logs), Encoded, len(logs))
+
+    async def reread(self, builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
+        """Read a slice of the ledger again, as `store.rereading.reread` does."""
+        return await self._do(builder, Stored(known, data), Reread, len(data) // BYTES_A_LOG)
 
     def warm(self) -> None:
         """Begin the process already: many logs are to come."""
@@ -86,8 +112,11 @@ class Apart:
             self._rest_later()
             self._thread.submit(self._begin)
 
-    async def aclose(self) -> None:
-        """End the process; what it is asked for now is made here."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the process; what it is asked for now is done here."""
         self.enabled = False
         if self._rest is not None:
             self._rest.cancel()
@@ -96,6 +125,12 @@ class Apart:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown(wait=False)
 
+    async def _do(self, builder: RowBuilder, work: Work[T], answer: type[T], logs: int) -> T:
+        if not self.enabled or logs < _WORTH_IT:
+            return await aside(lambda: work.done(builder), logs)
+        self._rest_later()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, builder, work, answer)
+
     def _rest_later(self) -> None:
         if self._rest is not None:
             self._rest.cancel()
@@ -103,15 +138,16 @@ class Apart:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
+    def _ask(self, builder: RowBuilder, work: Work[T], answer: type[T]) -> T:
         try:
             if (helper := self._begin()) is not None:
-                encoded = helper.ask(Stretch(builder.chain_id, builder.deployments, logs))
+                task = Task(builder.chain_id, builder.deployments, work)  # type: ignore[arg-type]  # one of the two
+                done = helper.ask(task, answer)
                 self._losses = 0
-                return encoded
+                return done
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self._lose(error)
-        return rows_here(builder, logs)
+        return work.done(builder)
 
     def _begin(self) -> _Helper | None:
         if self._helper is None and self.enabled:
@@ -135,6 +171,10 @@ class Apart:
             helper.end()
 
 
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class _Helper:
     """The process, from outside."""
@@ -145,11 +185,13 @@ class _Helper:
     @classmethod
     def begin(cls) -> _Helper:
         """Raise OSError where the system has no room for a process."""
+        root = Path(__file__).resolve().parents[1]  # nothing is imported from the folder that we were started in
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as until_begun:
+            until_begun.enter_context(ours)
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            root = Path(__file__).resolve().parents[1]  # nothing is imported from the folder that we were started in
+            ours.settimeout(_ANSWER_S)
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "indexer.apart"],
                 stdin=theirs.fileno(),
@@ -158,13 +200,13 @@ class _Helper:
                 env={**os.environ, "PYTHONPATH": str(root)},
                 process_group=0,  # Ctrl-C is for us
             )
-        ours.settimeout(_ANSWER_S)
+            until_begun.pop_all()
         return cls(process, ours)
 
-    def ask(self, stretch: Stretch) -> Encoded:
-        """Have rows made. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
-        send(self.line, _PACK(stretch))
-        return _ENCODED.decode(receive(self.line))
+    def ask(self, task: Task, answer: type[T]) -> T:
+        """Have a task done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
+        send(self.line, _PACK(task))
+        return msgspec.msgpack.decode(receive(self.line), type=answer)
 
     def hang_up(self) -> None:
         """Have whoever waits for an answer hear that none comes; from any thread."""
@@ -202,7 +244,7 @@ def _exactly(line: socket.socket, length: int) -> memoryview:
 
 
 def serve(line: socket.socket) -> None:
-    """Make rows for whoever holds the other end, until that is gone."""
+    """Do the tasks of whoever holds the other end, until that is gone."""
 
     @cache
     def builder_of(chain_id: int, deployments: tuple[Deployment, ...]) -> RowBuilder:
@@ -211,9 +253,8 @@ def serve(line: socket.socket) -> None:
     decoder = load_decoder()
     with suppress(EOFError, OSError):
         while True:
-            stretch = _STRETCH.decode(receive(line))
-            rows = builder_of(stretch.chain_id, stretch.deployments).build(stretch.logs)
-            send(line, _PACK(encode_rows(rows)))
+            task = _TASKS.decode(receive(line))
+            send(line, _PACK(task.work.done(builder_of(task.chain_id, task.deployments))))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import structlog
 
+from indexer.apart import Apart
 from indexer.aside import share_the_processor
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
@@ -100,9 +101,16 @@ async def _verified(
             sources[one.id] = source = await stack.enter_async_context(open_source(one))
             await source.check_chain(one.id)
     progress: dict[str, Progress] = {}
+    apart = await stack.enter_async_context(Apart())
     with _progress_bar(progress):
         document = await verification.verify(
-            database, load_decoder(), chain_ids, sources, sample=sample, reached=_reached(progress)
+            database,
+            load_decoder(),
+            chain_ids,
+            sources,
+            sample=sample,
+            reached=_reached(progress),
+            rereading=apart.reread,
         )
     STOP.exit_code = verification.exit_code(document)
     return STOP.exit_code, dict(document)

@@ -81,8 +81,7 @@ class Daemon:
         )
         with suppress(Retryable):  # Valkey may be away: indexing goes on
             await publisher.check()
-        apart = Apart()
-        stack.push_async_callback(apart.aclose)
+        apart = await stack.enter_async_context(Apart())
         daemon = cls(settings, database, publisher, until, apart, leased)
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         if until is None and not no_wait:

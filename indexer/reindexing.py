@@ -18,7 +18,7 @@ from indexer.correcting import Correction, Judge, Slices, correct
 from indexer.errors import Retryable, SettingsError
 from indexer.fetching import Fetcher, LogSource
 from indexer.store.chains import Chains, Standing
-from indexer.store.comparing import WHOLE_ROW, Difference, shortened
+from indexer.store.difference import WHOLE_ROW, Difference, shortened
 from indexer.store.marks import Marks, ReindexMark
 from indexer.store.slices import Slice, Swapped, Unconfirmed
 from indexer.worker import Progress

@@ -13,8 +13,10 @@ from typing import Any, Final, Self
 
 import structlog
 
+from indexer.apart import Apart
 from indexer.chain.source import Source
 from indexer.core.counters import ChainCounters
+from indexer.core.decode import Decoder
 from indexer.core.ranges import start_span
 from indexer.core.rows import RowBuilder
 from indexer.core.types import BlockRef, ChainId
@@ -217,25 +219,30 @@ async def _renew(leases: Leases, lease: Lease) -> None:
 async def rebuild_chains(database: Database, chains: Sequence[ChainStatus], reached: Reached) -> dict[str, Any]:
     """Compute the projections of these chains anew and merge what differs; return the document that is printed."""
     decoder = load_decoder()
-    documents = []
-    for chain in chains:
-        chain_id, name, last = chain["chain_id"], chain["chain"], chain["checkpoint_block"]
-        async with database.transaction() as connection:
-            builder = RowBuilder(ChainId(chain_id), await stored_deployments(connection, chain_id), decoder)
-        done = await rebuild(database, chain_id, builder, reached=lambda block: reached(name, 0, block, last))  # noqa: B023 - heard within the turn
-        log.info("ledger_rebuilt", chain=name, rows=done.rows, merged=done.merged)
-        documents.append(
-            {
-                "chain_id": chain_id,
-                "chain": name,
-                "checked": done.rows,
-                "merged": done.merged,
-                "differences": [asdict(one) for one in done.differences],
-                "truncated": len(done.differences) >= MAX_TOLD,
-                "unsettled": sum(one.table == "logs" and one.column in _RAW for one in done.differences),
-            }
-        )
+    async with Apart() as apart:
+        documents = [await _rebuild_chain(database, chain, decoder, apart, reached) for chain in chains]
     return {"chains": documents, "merged": sum(one["merged"] for one in documents)}
+
+
+async def _rebuild_chain(
+    database: Database, chain: ChainStatus, decoder: Decoder, apart: Apart, reached: Reached
+) -> dict[str, Any]:
+    chain_id, name, last = chain["chain_id"], chain["chain"], chain["checkpoint_block"]
+    async with database.transaction() as connection:
+        builder = RowBuilder(ChainId(chain_id), await stored_deployments(connection, chain_id), decoder)
+    done = await rebuild(
+        database, chain_id, builder, reached=lambda block: reached(name, 0, block, last), rereading=apart.reread
+    )
+    log.info("ledger_rebuilt", chain=name, rows=done.rows, merged=done.merged)
+    return {
+        "chain_id": chain_id,
+        "chain": name,
+        "checked": done.rows,
+        "merged": done.merged,
+        "differences": [asdict(one) for one in done.differences],
+        "truncated": len(done.differences) >= MAX_TOLD,
+        "unsettled": sum(one.table == "logs" and one.column in _RAW for one in done.differences),
+    }
 
 
 async def ask_publisher(settings: Settings, database: Database, chain_ids: Sequence[int]) -> None:

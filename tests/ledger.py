@@ -11,13 +11,13 @@ from typing import Any
 from simulator.chain import SimChain
 from workload import DEPLOYMENT
 
-from indexer.apart import rows_here
 from indexer.core.abi import load_forms
 from indexer.core.decode import Decoder
 from indexer.core.rows import TYPED_TABLES, RowBuilder
 from indexer.core.types import Batch, BlockRange, BlockRef, ChainId, Deployment
 from indexer.resources import data_dir
 from indexer.store.database import Database
+from indexer.store.encoding import encode_rows
 from indexer.store.leases import Leases
 from indexer.store.projections import STATE_TABLES
 from indexer.store.queries import queries
@@ -81,7 +81,7 @@ class Ledger:
         batch = Batch(within, blocks, logs)
         parent = self.tip.hash if self.tip else None
         done = await self.writer.commit(
-            batch, rows_here(self.builder, logs), parent=parent, state="live", announce=announce, finalized=None
+            batch, encode_rows(self.builder.build(logs)), parent=parent, state="live", announce=announce, finalized=None
         )
         self.tip = blocks[-1]
         self.committed.append(done)

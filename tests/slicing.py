@@ -11,8 +11,8 @@ from msgspec import structs
 from simulator.chain import SimChain
 from workload import DEPLOYMENT, Workload
 
-from indexer.apart import rows_here
 from indexer.core.types import Batch, BlockRange, Proof, RawLog
+from indexer.store.encoding import encode_rows
 from indexer.store.leases import Lease
 from indexer.store.slices import Slice, Slices, Swapped
 
@@ -80,7 +80,7 @@ def _place_after(log: RawLog) -> dict[str, object]:
 async def commit(ledger: Ledger, batch: Batch, *, announce: bool = False, finalized: int | None = None) -> None:
     """Commit a batch as the worker does at the head."""
     parent = ledger.tip.hash if ledger.tip else None
-    rows = rows_here(ledger.builder, batch.logs)
+    rows = encode_rows(ledger.builder.build(batch.logs))
     await ledger.writer.commit(batch, rows, parent=parent, state="live", announce=announce, finalized=finalized)
     ledger.tip = batch.blocks[-1]
 

@@ -12,7 +12,7 @@ Step = Callable[[Connection, str], Awaitable[None]]
 """Gets the connection and the statement; `COPY table` for a copy, `COMMIT` at the end."""
 
 _COPIES: Final = ("copy_to_table", "copy_records_to_table")
-_STATEMENTS: Final = ("execute", "fetch", "fetchrow", "fetchval", *_COPIES)
+_STATEMENTS: Final = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", *_COPIES)
 
 
 class _Stepping:

@@ -23,6 +23,17 @@ async def copy_data(connection: Connection, table: str, data: memoryview, column
     await connection.copy_to_table(table, source=_chunks(data), columns=columns, schema_name=schema, format="binary")
 
 
+async def copy_out(connection: Connection, query: str, *args: object) -> bytes:
+    """Return what a binary COPY sends of a query's rows."""
+    parts: list[bytes] = []
+
+    async def keep(data: bytes) -> None:
+        parts.append(data)
+
+    await connection.copy_from_query(query, *args, output=keep, format="binary")
+    return b"".join(parts)
+
+
 async def _chunks(data: memoryview) -> AsyncIterator[Any]:  # views, as bytes would be copied
     for start in range(0, len(data), _CHUNK_BYTES):
         yield data[start : start + _CHUNK_BYTES]

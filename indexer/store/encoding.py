@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -93,21 +93,39 @@ def _type_of(table: str, column: str) -> str:
 @cache
 def _encoder(table: str, chosen: tuple[str, ...]) -> Encoder:
     """Compile what cuts whole rows of a table into the parts that a COPY of the chosen columns sends."""
-    columns = {name: f"c{place}" for place, name in enumerate(COLUMNS[table])}
-    values = [
-        f"NULL if {columns[name]} is None else {_SOURCES[_type_of(table, name)].format(columns[name])}"
-        for name in chosen[3:]
-    ]
-    source = (
+    compiled = _compiled(
         f"def encode(rows, parts):\n"
-        f" for {', '.join(columns.values())} in rows:\n"
-        f"  parts += (POSITION({len(chosen)}, 8, c0, 8, c1, 4, c2), {', '.join(values)})\n"
+        f" for {_names(table)} in rows:\n"
+        f"  parts += (POSITION({len(chosen)}, 8, c0, 8, c1, 4, c2), {_values(table, chosen[3:])})\n"
         f" return parts\n"
     )
+    return lambda rows: compiled(rows, [_HEADER])
+
+
+@cache
+def values_encoder(table: str, chosen: tuple[str, ...]) -> Callable[[Row], bytes]:
+    """Compile what encodes a row of a table: what a COPY sends of the chosen columns, and nothing around them."""
+    return _compiled(f"def encode(row):\n {_names(table)} = row\n return b''.join(({_values(table, chosen)},))\n")
+
+
+def _compiled(source: str) -> Callable[..., Any]:
     names = dict(_NAMES)
-    exec(source, names)  # noqa: S102 - of the words above alone
-    compiled = names["encode"]
-    return lambda rows: compiled(rows, [_HEADER])  # type: ignore[operator]
+    exec(source, names)  # noqa: S102 - of the words here alone
+    return names["encode"]  # type: ignore[return-value]
+
+
+def _names(table: str) -> str:
+    """Write the names that a row's values get: `c0, c1, …`."""
+    return ", ".join(f"c{place}" for place in range(len(COLUMNS[table])))
+
+
+def _values(table: str, chosen: Iterable[str]) -> str:
+    """Write the chosen values of a row as what a COPY sends of them."""
+    columns = {name: f"c{place}" for place, name in enumerate(COLUMNS[table])}
+    return ", ".join(
+        f"NULL if {columns[name]} is None else {_SOURCES[_type_of(table, name)].format(columns[name])}"
+        for name in chosen
+    )
 
 
 def encode(table: str, rows: Iterable[Row], columns: tuple[str, ...] | None = None) -> bytes:

@@ -10,10 +10,11 @@ import asyncpg
 from indexer.core.rows import RowBuilder
 from indexer.core.types import Deployment
 from indexer.errors import SettingsError
-from indexer.store.comparing import Difference, affected, note_differences, tell_differences
+from indexer.store.comparing import affected, note_differences, tell_differences
 from indexer.store.database import SCHEMA, Connection, Database
+from indexer.store.difference import Difference
 from indexer.store.queries import queries
-from indexer.store.shadow import LAST_BLOCK, SLICE_LOGS, ContractsChanged, Reached, Shadow
+from indexer.store.shadow import LAST_BLOCK, SLICE_LOGS, ContractsChanged, Reached, Rereading, Shadow, reread_aside
 
 MAX_TOLD: Final = 1000
 """Differences of a chain that are told; the first ones say what is wrong."""
@@ -63,6 +64,7 @@ async def shadow_differences(
     *,
     limit: int = MAX_TOLD,
     reached: Reached = lambda _: None,
+    rereading: Rereading = reread_aside,
 ) -> tuple[int, list[Difference]]:
     """Compute the chain's rows anew from its ledger; return how many were compared, and at most `limit` differences.
 
@@ -72,7 +74,7 @@ async def shadow_differences(
     attempt = connection.transaction()
     await attempt.start()
     try:
-        shadow = await Shadow.make(connection, chain_id, builder, limit)
+        shadow = await Shadow.make(connection, chain_id, builder, limit, rereading)
         await connection.execute("SET TRANSACTION READ ONLY")
         await shadow.fill(LAST_BLOCK, reached)
         noted = await note_differences(connection, chain_id, shadow.keys)
@@ -88,6 +90,7 @@ async def rebuild(
     *,
     reached: Reached = lambda _: None,
     limit: int = MAX_TOLD,
+    rereading: Rereading = reread_aside,
 ) -> Rebuilt:
     """Compute the chain's rows anew from its ledger and write those that differ, in one transaction.
 
@@ -97,19 +100,26 @@ async def rebuild(
     ContractsChanged; then nothing was written.
     """
     try:
-        return await _rebuild(database, chain_id, builder, reached, limit, alone=False)
+        return await _rebuild(database, chain_id, builder, reached, limit, rereading, alone=False)
     except _LedgerMoved:
-        return await _rebuild(database, chain_id, builder, reached, limit, alone=True)
+        return await _rebuild(database, chain_id, builder, reached, limit, rereading, alone=True)
 
 
 async def _rebuild(
-    database: Database, chain_id: int, builder: RowBuilder, reached: Reached, limit: int, *, alone: bool
+    database: Database,
+    chain_id: int,
+    builder: RowBuilder,
+    reached: Reached,
+    limit: int,
+    rereading: Rereading,
+    *,
+    alone: bool,
 ) -> Rebuilt:
     async with database.transaction() as connection:
         if alone:
             await _lock(connection, chain_id)
         begun = await _chain(connection, chain_id)
-        shadow = await Shadow.make(connection, chain_id, builder, limit)
+        shadow = await Shadow.make(connection, chain_id, builder, limit, rereading)
         if not alone:
             await _follow(connection, chain_id, shadow, reached)
             await _lock(connection, chain_id)

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from indexer.chain.refusals import CallFailed, Inconsistent, MethodMissing, PastHead, Pruned
 from indexer.errors import RpcError
-from indexer.store.comparing import Difference
+from indexer.store.difference import Difference
 from indexer.verify.views import GET_VERSION, OWNER_OF, Question, UnreadableError
 
 T = TypeVar("T")

@@ -12,10 +12,11 @@ from indexer.core.decode import Decoder
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId
 from indexer.errors import SettingsError
-from indexer.store.comparing import Difference
 from indexer.store.database import Connection, Database
+from indexer.store.difference import Difference
 from indexer.store.queries import queries
 from indexer.store.rebuild import shadow_differences, stored_deployments
+from indexer.store.shadow import Rereading, reread_aside
 from indexer.verify.asking import NO_BLOCK, NO_RPC, Answers, Caller, ask, leave_unasked
 from indexer.verify.sampling import questions_of
 
@@ -66,6 +67,7 @@ async def verify(
     *,
     sample: int = DEFAULT_SAMPLE,
     reached: Reached = lambda *_: None,
+    rereading: Rereading = reread_aside,
 ) -> VerifyDocument:
     """Verify `chains` (None: all that the database holds), asking the contracts of those that have a source.
 
@@ -77,7 +79,9 @@ async def verify(
     if missing := set(chains or ()) - {row["chain_id"] for row in found}:
         raise SettingsError(f"chain {min(missing)} is not in this database: `run` indexes it first")
     verified = [
-        await _verify_chain(database, decoder, row["chain_id"], sources.get(row["chain_id"]), sample, reached)
+        await _verify_chain(
+            database, decoder, row["chain_id"], sources.get(row["chain_id"]), sample, reached, rereading
+        )
         for row in found
     ]
     documents = [one.document for one in verified]
@@ -96,7 +100,13 @@ def exit_code(document: VerifyDocument) -> int:
 
 
 async def _verify_chain(
-    database: Database, decoder: Decoder, chain_id: int, caller: Caller | None, sample: int, reached: Reached
+    database: Database,
+    decoder: Decoder,
+    chain_id: int,
+    caller: Caller | None,
+    sample: int,
+    reached: Reached,
+    rereading: Rereading,
 ) -> _Verified:
     async with database.transaction(snapshot=True) as connection:
         await connection.execute(queries()["shadow_settings"])
@@ -111,6 +121,7 @@ async def _verify_chain(
             builder,
             limit=MAX_LISTED,
             reached=lambda block: reached(chain["name"], chain["start_block"], block, chain["checkpoint_block"]),
+            rereading=rereading,
         )
         gap_blocks = await connection.fetchval(queries()["verify_gap_blocks"], chain_id)
     document = _document(chain, rows, [*frame, *shadow], answers, gap_blocks)

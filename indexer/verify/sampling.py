@@ -9,8 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
-from indexer.store.comparing import shortened
 from indexer.store.database import Connection
+from indexer.store.difference import shortened
 from indexer.store.queries import queries
 from indexer.verify.views import (
     AGENT_WALLET,

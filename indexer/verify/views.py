@@ -15,7 +15,7 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 
-from indexer.store.comparing import Difference, shortened
+from indexer.store.difference import Difference, shortened
 
 
 class UnreadableError(Exception):

@@ -53,11 +53,12 @@ FROM (
 ) s;
 
 -- name: ledger_slice
-SELECT block_number, log_index, tx_index, block_timestamp, agent_uuid, agent_id, address, block_hash, tx_hash, topics, data,
-       event, event_version, args, defect
+-- The part of a COPY, in the order that indexer/store/rereading.py expects.
+SELECT chain_id, block_number, log_index, tx_index, block_timestamp, address, block_hash, tx_hash, topics, data,
+       agent_uuid, agent_id, event, event_version, args, defect
 FROM erc8004_data.logs
 WHERE chain_id = $1 AND block_number > $2 AND block_number <= $3
-ORDER BY block_number, log_index;
+ORDER BY block_number, log_index
 
 -- name: level_totals
 -- A chain whose logs were all taken back keeps its row of zeros.

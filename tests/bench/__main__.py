@@ -21,10 +21,10 @@ from bench import backfill, live, publisher, views
 from bench.feedback import chain
 from ledger import Ledger, decoder
 
-from indexer.apart import rows_here
 from indexer.core.types import Batch, BlockRange
 from indexer.embedded.postgres import postgres
 from indexer.store.database import Database
+from indexer.store.encoding import encode_rows
 from indexer.store.migrations import migrate
 
 DECODED_LOGS = 100_000
@@ -59,7 +59,7 @@ async def bench_commit(url: str, bench: str, *, batches: int, blocks: int, logs:
         headers, found = tuple(block for block, _ in taken), tuple(log for _, some in taken for log in some)
         started = time.perf_counter()
         batch = Batch(BlockRange(headers[0].number, headers[-1].number), headers, found)
-        rows = rows_here(ledger.builder, found)
+        rows = encode_rows(ledger.builder.build(found))
         state = "live" if live else "backfilling"
         final = headers[-1].number - 64 if live else headers[-1].number
         await ledger.writer.commit(batch, rows, parent=parent, state=state, announce=live, finalized=final)

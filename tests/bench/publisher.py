@@ -18,13 +18,13 @@ import structlog
 from bench.mix import CHAIN_ID, FIRST_BLOCK, LOGS_A_BLOCK, block_hashes, block_logs, block_ref
 from ledger import Ledger
 
-from indexer.apart import rows_here
 from indexer.chain import codec
 from indexer.core.types import Batch, BlockRange
 from indexer.embedded.postgres import postgres
 from indexer.embedded.valkey import valkey
 from indexer.publisher import Publisher
 from indexer.store.database import Database
+from indexer.store.encoding import encode_rows
 from indexer.store.migrations import migrate
 
 CHANGES: Final = 100_000
@@ -51,7 +51,7 @@ class History:
             parent = headers[0].parent_hash if self._done else None
             await self._ledger.writer.commit(
                 batch,
-                rows_here(self._ledger.builder, logs),
+                encode_rows(self._ledger.builder.build(logs)),
                 parent=parent,
                 state="live",
                 announce=True,

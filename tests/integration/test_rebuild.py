@@ -17,7 +17,6 @@ from simulator.chain import SimChain
 from stepping import SteppingDatabase
 from workload import DEPLOYMENT, Workload
 
-from indexer.apart import rows_here
 from indexer.core.abi import load_forms
 from indexer.core.decode import Decoder
 from indexer.core.rows import RowBuilder
@@ -25,8 +24,9 @@ from indexer.core.types import Batch, BlockRange, ChainId, Deployment
 from indexer.errors import SettingsError, StoreUnavailable
 from indexer.resources import data_dir
 from indexer.store import rebuild as rebuilding
-from indexer.store.comparing import WHOLE_ROW
 from indexer.store.database import Connection, Database
+from indexer.store.difference import WHOLE_ROW
+from indexer.store.encoding import encode_rows
 from indexer.store.queries import queries
 from indexer.store.rebuild import Rebuilt, stored_deployments
 from indexer.store.shadow import SHADOW_TABLES, ContractsChanged
@@ -407,7 +407,7 @@ async def test_a_slice_that_is_swapped_meanwhile_is_survived(database, clean, st
     blocks, logs = tuple(block.ref for block in chain.blocks), tuple(chain.logs(within=within))
     ledger = await Ledger.open(database)
     kept_back = tuple(log for log in logs if log.block_number % 3)
-    rows = rows_here(ledger.builder, kept_back)
+    rows = encode_rows(ledger.builder.build(kept_back))
     batch = Batch(within, blocks, kept_back)
     await ledger.writer.commit(batch, rows, parent=None, state="live", announce=False, finalized=None)
     await damage(database)

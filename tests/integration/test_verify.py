@@ -14,7 +14,6 @@ from ledger import CHAIN_ID, Ledger, decoder
 from simulator.chain import SimChain
 from workload import Workload
 
-from indexer.apart import rows_here
 from indexer.chain.pool import Pool
 from indexer.chain.provider import Provider
 from indexer.chain.refusals import CallFailed, PastHead, Pruned, Transport
@@ -25,8 +24,9 @@ from indexer.demo.anvil import anvil, find_anvil
 from indexer.demo.contracts import deploy
 from indexer.demo.traffic import Traffic
 from indexer.errors import RpcError, SettingsError
-from indexer.store.comparing import WHOLE_ROW, Difference
 from indexer.store.database import Connection, Database
+from indexer.store.difference import WHOLE_ROW, Difference
+from indexer.store.encoding import encode_rows
 from indexer.store.rebuild import shadow_differences, stored_deployments
 from indexer.store.shadow import SHADOW_TABLES
 from indexer.verify import Caller, VerifyDocument, asking, exit_code, verify
@@ -239,7 +239,7 @@ async def indexed(database: Database) -> AsyncIterator[Indexed]:
         async with Source.open([node.url]) as source:
             ledger = await Ledger.open(database, deployment=registries.deployment)
             batch = await source.fetch(BlockRange(0, head), registries.deployment.addresses)
-            rows = rows_here(ledger.builder, batch.logs)
+            rows = encode_rows(ledger.builder.build(batch.logs))
             await ledger.writer.commit(batch, rows, parent=None, state="live", announce=False, finalized=None)
             yield Indexed(database, source)
 
