@@ -13,19 +13,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from struct import Struct
-from typing import Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 import structlog
 
 from indexer.aside import aside
+from indexer.chain.codec import LOGS, raw_logs
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId, Deployment, RawLog
 from indexer.decoder import load_decoder
@@ -45,44 +46,62 @@ _LENGTH: Final = Struct(">Q")
 _BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
 
 
+class Chain(msgspec.Struct, array_like=True, frozen=True):
+    """What is to be known of a chain to build its rows."""
+
+    chain_id: int
+    deployments: tuple[Deployment, ...]
+
+
+Builders = Callable[[Chain], RowBuilder]
+
+
+class Answer(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """What a node answered to eth_getLogs, as JSON."""
+
+    result: memoryview
+
+    def done(self, _: Builders) -> list[RawLog] | None:
+        """Return its logs; None where it is null, malformed, or tells of a removed block."""
+        try:
+            items = LOGS.decode(self.result)
+            return None if items is None or any(item.removed for item in items) else raw_logs(items)
+        except (ValueError, RecursionError):
+            return None
+
+
 class Fetched(msgspec.Struct, tag=True, array_like=True, gc=False):
     """Logs of whole blocks, in chain order, whose rows are wanted."""
 
+    chain: Chain
     logs: Sequence[RawLog]
 
-    def done(self, builder: RowBuilder) -> Encoded:
-        """Do the task; in any thread or process."""
-        return encode_rows(builder.build(self.logs))
+    def done(self, builders: Builders) -> Encoded:
+        """Build and encode the rows."""
+        return encode_rows(builders(self.chain).build(self.logs))
 
 
 class Stored(msgspec.Struct, tag=True, array_like=True, gc=False):
     """What COPY sent of a slice of the ledger, to be read again; `known` are the contracts that may stand in it."""
 
+    chain: Chain
     known: frozenset[bytes]
     data: bytes
 
-    def done(self, builder: RowBuilder) -> Reread:
-        """Do the task; in any thread or process."""
-        return reread(builder, self.known, self.data)
+    def done(self, builders: Builders) -> Reread:
+        """Read it again."""
+        return reread(builders(self.chain), self.known, self.data)
 
 
 class Work(Protocol[T_co]):
     """One of these."""
 
-    def done(self, builder: RowBuilder) -> T_co:
-        """Do it, here."""
-
-
-class Task(msgspec.Struct, array_like=True, gc=False):
-    """What is sent: the work, and what is to be known of the chain."""
-
-    chain_id: int
-    deployments: tuple[Deployment, ...]
-    work: Fetched | Stored
+    def done(self, builders: Builders) -> T_co:
+        """Do it, in any thread or process."""
 
 
 _PACK: Final = msgspec.msgpack.Encoder().encode
-_TASKS: Final = msgspec.msgpack.Decoder(Task)
+_WORK: Final = msgspec.msgpack.Decoder(Answer | Fetched | Stored)
 
 
 @dataclass(slots=True)
@@ -100,11 +119,17 @@ class Apart:
 
     async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
         """Return the rows of whole blocks of logs, which are in chain order."""
-        return await self._do(builder, Fetched(logs), Encoded, len(logs))
+        return await self._do(Fetched(_chain(builder), logs), Encoded, len(logs), lambda _: builder)
 
     async def reread(self, builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
         """Read a slice of the ledger again, as `store.rereading.reread` does."""
-        return await self._do(builder, Stored(known, data), Reread, len(data) // BYTES_A_LOG)
+        work = Stored(_chain(builder), known, data)
+        return await self._do(work, Reread, len(data) // BYTES_A_LOG, lambda _: builder)
+
+    async def logs(self, result: msgspec.Raw) -> list[RawLog] | None:
+        """Read what a node answered to eth_getLogs; None where it is null, malformed, or tells of a removed block."""
+        work = Answer(memoryview(result))
+        return await self._do(work, list[RawLog] | None, len(work.result) // BYTES_A_LOG, _no_builder)
 
     def warm(self) -> None:
         """Begin the process already: many logs are to come."""
@@ -125,11 +150,12 @@ class Apart:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown(wait=False)
 
-    async def _do(self, builder: RowBuilder, work: Work[T], answer: type[T], logs: int) -> T:
+    async def _do(self, work: Work[T], answer: Any, logs: int, builders: Builders) -> T:
+        """Have the work done, whose answer is of a type; `builders` are for work that is done here."""
         if not self.enabled or logs < _WORTH_IT:
-            return await aside(lambda: work.done(builder), logs)
+            return await aside(lambda: work.done(builders), logs)
         self._rest_later()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, builder, work, answer)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, work, answer, builders)
 
     def _rest_later(self) -> None:
         if self._rest is not None:
@@ -138,16 +164,15 @@ class Apart:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _ask(self, builder: RowBuilder, work: Work[T], answer: type[T]) -> T:
+    def _ask(self, work: Work[T], answer: Any, builders: Builders) -> T:
         try:
             if (helper := self._begin()) is not None:
-                task = Task(builder.chain_id, builder.deployments, work)  # type: ignore[arg-type]  # one of the two
-                done = helper.ask(task, answer)
+                done: T = helper.ask(work, answer)
                 self._losses = 0
                 return done
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self._lose(error)
-        return work.done(builder)
+        return work.done(builders)
 
     def _begin(self) -> _Helper | None:
         if self._helper is None and self.enabled:
@@ -169,6 +194,14 @@ class Apart:
         helper, self._helper = self._helper, None
         if helper is not None:
             helper.end()
+
+
+def _chain(builder: RowBuilder) -> Chain:
+    return Chain(builder.chain_id, builder.deployments)
+
+
+def _no_builder(_: Chain) -> RowBuilder:
+    raise AssertionError("an answer is read without")
 
 
 def _processors() -> int:
@@ -203,9 +236,9 @@ class _Helper:
             until_begun.pop_all()
         return cls(process, ours)
 
-    def ask(self, task: Task, answer: type[T]) -> T:
-        """Have a task done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
-        send(self.line, _PACK(task))
+    def ask(self, work: Work[T], answer: Any) -> Any:
+        """Have work done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
+        send(self.line, _PACK(work))
         return msgspec.msgpack.decode(receive(self.line), type=answer)
 
     def hang_up(self) -> None:
@@ -244,17 +277,16 @@ def _exactly(line: socket.socket, length: int) -> memoryview:
 
 
 def serve(line: socket.socket) -> None:
-    """Do the tasks of whoever holds the other end, until that is gone."""
+    """Do the work of whoever holds the other end, until that is gone."""
 
     @cache
-    def builder_of(chain_id: int, deployments: tuple[Deployment, ...]) -> RowBuilder:
-        return RowBuilder(ChainId(chain_id), deployments, decoder)
+    def builder_of(chain: Chain) -> RowBuilder:
+        return RowBuilder(ChainId(chain.chain_id), chain.deployments, decoder)
 
     decoder = load_decoder()
     with suppress(EOFError, OSError):
         while True:
-            task = _TASKS.decode(receive(line))
-            send(line, _PACK(task.work.done(builder_of(task.chain_id, task.deployments))))
+            send(line, _PACK(_WORK.decode(receive(line)).done(builder_of)))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Daemon:
             daemon.roster = Roster(Instances(database, holder), mine, daemon._able)
         leases, decoder = Leases(database, holder), load_decoder()
         for chain in settings.chains:
-            source = await stack.enter_async_context(open_source(chain))
+            source = await stack.enter_async_context(open_source(chain, apart.logs))
             daemon._add(chain, source, decoder, leases, wait=not no_wait)
         if settings.http_bind is not None:
             server = await stack.enter_async_context(HttpServer(settings.http_bind, daemon))

@@ -24,6 +24,9 @@ LINKED_BLOCKS: Final = 100
 # So they are where logs are proven by receipts: ten requests of a hundred headers.
 PROVEN_BLOCKS: Final = 1000
 
+# Batches that wait for their turn: where the database is slower than the provider, more are but memory.
+_READY: Final = 2
+
 _Ahead = deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]
 
 
@@ -73,7 +76,7 @@ class Fetcher:
         self.early = False
         try:
             while following <= target or ahead:
-                while following <= target and len(ahead) < self._concurrency(following):
+                while following <= target and len(ahead) < self._concurrency(following) and _waiting(ahead) < _READY:
                     wanted = self._next_range(following, target, eighths)
                     eighths = min(8, 2 * eighths)
                     ahead.append((wanted, asyncio.create_task(self._fetch(wanted, head))))
@@ -147,6 +150,11 @@ async def one_ahead(
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+def _waiting(ahead: _Ahead) -> int:
+    """Count the batches that are there already, and in nobody's hands."""
+    return sum(task.done() for _, task in ahead)
 
 
 async def _cancel(ahead: _Ahead) -> None:

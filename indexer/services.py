@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from indexer.chain.questions import LogsReader
 from indexer.chain.source import Source
 from indexer.core.chains import switches_of
 from indexer.embedded.postgres import postgres
@@ -71,11 +72,11 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await database.close()
 
 
-def open_source(chain: ChainSettings) -> Source:
-    """Make the source of a chain; a context manager that closes its connections."""
+def open_source(chain: ChainSettings, far: LogsReader | None = None) -> Source:
+    """Make the source of a chain; a context manager that closes its connections. `far` reads large answers."""
     urls = [address.get_secret_value() for address in chain.rpc]
     usual_finality = chain.default_finality_blocks if chain.finality_blocks is None else None
-    return Source.open(urls, proof=chain.proof, switches=switches_of(chain.id), usual_finality=usual_finality)
+    return Source.open(urls, proof=chain.proof, switches=switches_of(chain.id), usual_finality=usual_finality, far=far)
 
 
 def http_file(settings: Settings) -> Path:

@@ -56,6 +56,14 @@ class Call(Generic[T]):
     method: str
     params: list[Any]
     decoder: msgspec.json.Decoder[T]
+    large: int | None = None  # bytes from which on the result is left Undecoded
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """A result that is so large that whoever asked shall choose where it is decoded."""
+
+    result: msgspec.Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +206,16 @@ class Provider:
             return classify(self._failure(call.method, answer, envelope.error))
         if not envelope.result:
             return Inconsistent(self.host, f"{call.method} answered neither result nor error")
+        if call.large is not None and len(envelope.result) >= call.large:
+            return Undecoded(envelope.result)  # type: ignore[return-value]  # as the call allows
+        return self.decoded(call.method, call.decoder, envelope.result)
+
+    def decoded(self, method: str, decoder: msgspec.json.Decoder[T], result: msgspec.Raw) -> T | ProviderError:
+        """Decode the result of a call."""
         try:
-            return call.decoder.decode(envelope.result)
+            return decoder.decode(result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return Inconsistent(self.host, f"{call.method} answered something malformed: {self._clean(str(error))}")
+            return Inconsistent(self.host, f"{method} answered something malformed: {self._clean(str(error))}")
         except RecursionError:
             return Inconsistent(self.host, _TOO_DEEP)
 
@@ -242,7 +256,7 @@ class Provider:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Transport(self.host, f"{type(error).__name__}: {self._clean(str(error))}") from error
 
-    async def _read(self, response: aiohttp.ClientResponse, calls: Sequence[Call[T]]) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, calls: Sequence[Call[T]]) -> bytearray:
         """Read the body up to the cap, counted after decompression."""
         content = bytearray()
         async for chunk in response.content.iter_any():
@@ -251,13 +265,13 @@ class Provider:
                 text = f"the answer is larger than {self._max_body_bytes} bytes"
                 logs = _leading_method(calls) in RANGE_METHODS
                 raise TooManyResults(self.host, text) if logs else Transport(self.host, text)
-        return bytes(content)
+        return content
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    body: bytes
+    body: bytearray
     retry_after_s: float | None
 
 

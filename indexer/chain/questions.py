@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+import msgspec
 
 from indexer.chain import codec
 from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
-from indexer.chain.provider import Call, Provider
+from indexer.chain.provider import Call, Provider, Undecoded
 from indexer.chain.refusals import Inconsistent, ProviderError
 from indexer.core.types import BlockRange, BlockRef, RawLog
+
+LARGE: Final = 1 << 20  # bytes of an answer of eth_getLogs that are worth another process: some 600 logs
+
+LogsAnswer = list[LogJson] | Undecoded | None
+LogsReader = Callable[[msgspec.Raw], Awaitable[list[RawLog] | None]]
+"""Reads an answer of eth_getLogs elsewhere; None where it is null, malformed, or of a block that was removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,12 @@ class Question:
             return [self.header_call()]
         return [header_call(hex(self.wanted.from_block)), self.header_call()]
 
-    def logs_calls(self, chunk: int | None) -> list[Call[list[LogJson] | None]]:
+    def logs_calls(self, chunk: int | None) -> list[Call[LogsAnswer]]:
         """Ask for all addresses at once, or for `chunk` of them at a time."""
         size = chunk or max(1, len(self.addresses))
         texts = [hexed(address) for address in self.addresses]
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        return [Call("eth_getLogs", [{**self.where, "address": part}], codec.LOGS) for part in parts]
+        return [Call("eth_getLogs", [{**self.where, "address": part}], codec.LOGS, LARGE) for part in parts]
 
     def check_asked(self, host: str, head: Header) -> None:
         """Raise Inconsistent where another header came than that of the last block."""

@@ -10,9 +10,9 @@ from msgspec import structs
 
 from indexer.aside import aside
 from indexer.chain import checks, codec
-from indexer.chain.codec import Header, HeaderJson, LogJson, hexed
-from indexer.chain.provider import Call, Provider
-from indexer.chain.questions import Fetched, Question, checked_logs, header_call, raw_logs
+from indexer.chain.codec import Header, HeaderJson, hexed
+from indexer.chain.provider import Call, Provider, Undecoded
+from indexer.chain.questions import Fetched, LogsAnswer, LogsReader, Question, checked_logs, header_call, raw_logs
 from indexer.chain.refusals import (
     AddressLimit,
     Inconsistent,
@@ -30,8 +30,10 @@ from indexer.core.types import BlockRange, BlockRef, RawLog
 class Reader:
     """Reads from the provider that it is given. Every method may raise a ProviderError."""
 
-    def __init__(self, proof: checks.HeaderProof) -> None:
+    def __init__(self, proof: checks.HeaderProof, far: LogsReader | None = None) -> None:
+        """`far` reads large answers elsewhere."""
         self._proof = proof
+        self._far = far
 
     def header(self, provider: Provider, answer: HeaderJson | ProviderError | None) -> Header | None:
         """Decode one answer and hold it against its hash; None where the provider does not have the block."""
@@ -97,7 +99,8 @@ class Reader:
             used = _addresses_a_call(provider, addresses)
             calls = [call for question in questions for call in question.logs_calls(provider.max_addresses)]
             try:
-                logs = [log for answer in await provider.batch(calls) for log in raw_logs(provider.host, answer)]
+                answers = await provider.batch(calls)
+                logs = [log for answer in answers for log in await self._raw_logs(provider, answer)]
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, used)
                 continue
@@ -119,7 +122,7 @@ class Reader:
                 answers = await provider.ask(calls)
                 headers = self._bounds(provider, question, answers.results[: len(bounds)])
                 logs_answers = answers.results[len(bounds) :]
-                parts = [await _raw_logs(provider.host, answer) for answer in logs_answers]
+                parts = [await self._raw_logs(provider, answer) for answer in logs_answers]
             except AddressLimit as refusal:
                 _learn_addresses(provider, refusal, used)
                 continue
@@ -130,6 +133,16 @@ class Reader:
                 if again.ref.hash != headers[-1].ref.hash:
                     raise Inconsistent(provider.host, f"block {question.wanted.to_block} changed while being read")
             return headers, parts
+
+    async def _raw_logs(self, provider: Provider, answer: LogsAnswer | ProviderError) -> list[RawLog]:
+        """Turn an answer of eth_getLogs into logs. Raises the error that came, or Inconsistent."""
+        if not isinstance(answer, Undecoded):
+            items = answer
+        elif self._far is not None and (logs := await self._far(answer.result)) is not None:
+            return logs
+        else:
+            items = provider.decoded("eth_getLogs", codec.LOGS, answer.result)  # which tells what is wrong with it
+        return await aside(lambda: raw_logs(provider.host, items), len(items) if isinstance(items, list) else 0)
 
     def _bounds(self, provider: Provider, question: Question, answers: Sequence[Any]) -> list[Header]:
         """Decode the headers of the first block, where that is another, and of the last one."""
@@ -191,10 +204,6 @@ def _logs_calls(provider: Provider, question: Question) -> list[Call[Any]]:
 
 def _addresses_a_call(provider: Provider, addresses: Sequence[bytes]) -> int:
     return min(provider.max_addresses or len(addresses), len(addresses))
-
-
-async def _raw_logs(host: str, answer: list[LogJson] | ProviderError | None) -> list[RawLog]:
-    return await aside(lambda: raw_logs(host, answer), len(answer) if isinstance(answer, list) else 0)
 
 
 def _learn_addresses(provider: Provider, refusal: AddressLimit, used: int) -> None:

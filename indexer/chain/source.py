@@ -16,7 +16,7 @@ from indexer.chain.fetches import LogFetch
 from indexer.chain.pool import Pool
 from indexer.chain.provider import REQUEST_TIMEOUT_S, Call, Provider
 from indexer.chain.proving import ReceiptsProof
-from indexer.chain.questions import Question
+from indexer.chain.questions import LogsReader, Question
 from indexer.chain.reading import Reader
 from indexer.chain.receipts import same_logs
 from indexer.chain.refusals import (
@@ -64,13 +64,19 @@ class Source:
     """One chain as its providers tell it. Every method may raise an RpcError of `chain.refusals`."""
 
     def __init__(
-        self, pool: Pool, *, proof: Proof = "logs", switches: Switches = ALL_HOLD, bell: Doorbell | None = None
+        self,
+        pool: Pool,
+        *,
+        proof: Proof = "logs",
+        switches: Switches = ALL_HOLD,
+        bell: Doorbell | None = None,
+        far: LogsReader | None = None,
     ) -> None:
         self.pool = pool
         self.bell = bell or Doorbell()
         self.proof = HeaderProof(proof, switches)
         self._teller: Provider | None = None  # who gave the last headers
-        self._reader = Reader(self.proof)
+        self._reader = Reader(self.proof, far)
         self._receipts = ReceiptsProof(pool, self.proof)
         self._logs = LogFetch(pool, self.proof, self._reader, self._receipts)
 
@@ -83,16 +89,19 @@ class Source:
         switches: Switches = ALL_HOLD,
         usual_finality: int | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        far: LogsReader | None = None,
     ) -> Self:
         """Make a source over http(s) URLs in order of preference; ws(s) URLs among them ring `bell`.
 
         `usual_finality` is the depth at which blocks are final as a rule: finality far below that is not believed.
+        `far` reads large answers, if anybody does, in another process.
         Connects to nothing yet. Raises SettingsError where no http(s) URL is given.
         """
         usable = [url for url in urls if url.lower().startswith(("http://", "https://"))]
         bell = Doorbell([url for url in urls if url.lower().startswith(("ws://", "wss://"))])
         providers = [Provider(url, timeout_s=timeout_s) for url in usable]
-        return cls(Pool(providers, usual_finality=usual_finality), proof=proof, switches=switches, bell=bell)
+        pool = Pool(providers, usual_finality=usual_finality)
+        return cls(pool, proof=proof, switches=switches, bell=bell, far=far)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -17,7 +17,7 @@ from ledger import CHAIN_ID, decoder
 from workload import DEPLOYMENT
 
 from indexer import apart as module
-from indexer.apart import Apart, Fetched, Task, receive, send, serve
+from indexer.apart import Apart, Chain, Fetched, receive, send, serve
 from indexer.core.rows import RowBuilder
 from indexer.core.types import BlockRange, ChainId, RawLog
 from indexer.store.encoding import Encoded, encode_rows
@@ -83,7 +83,7 @@ async def test_what_it_serves_is_what_is_made_here(builder: RowBuilder, logs: li
     server.start()
     with ours, theirs:
         for part in (logs[:9], logs):
-            send(ours, module._PACK(Task(CHAIN_ID, (DEPLOYMENT,), Fetched(part))))
+            send(ours, module._PACK(Fetched(Chain(CHAIN_ID, (DEPLOYMENT,)), part)))
             rows = module.msgspec.msgpack.decode(receive(ours), type=Encoded)
             assert said(rows) == said(encode_rows(builder.build(part)))
         ours.close()
