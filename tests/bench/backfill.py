@@ -86,14 +86,14 @@ async def figures_of(url: str) -> dict[str, Any]:
 
 
 async def held_by(program: Program) -> tuple[int, float]:
-    """Return the most resident memory of a process and its children until it ends, in bytes, and its seconds of CPU.
+    """Return the most resident memory of a process until it ends, in bytes, and its seconds of CPU.
 
-    The memory is the sum of what each has had at most.
+    The memory is the sum of what it and the process beside it have had at most; Valkey, a child as well, has its own.
     """
     most, spent_s = 0, 0.0
     while program.process.returncode is None:
         try:
-            held = sum(map(_peak_bytes, [program.pid, *_children(program.pid)]))
+            held = sum(map(_peak_bytes, [program.pid, *filter(_is_python, _children(program.pid))]))
             spent_s = cpu_s(program.pid)
         except (FileNotFoundError, ProcessLookupError, IndexError):
             break
@@ -104,6 +104,10 @@ async def held_by(program: Program) -> tuple[int, float]:
 
 def _children(pid: int) -> list[int]:
     return [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
+
+
+def _is_python(pid: int) -> bool:
+    return Path(f"/proc/{pid}/exe").resolve() == Path(sys.executable).resolve()
 
 
 def _peak_bytes(pid: int) -> int:
