@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import structlog
 
 from indexer.apart import Apart
-from indexer.aside import share_the_processor
 from indexer.chain.source import Source
 from indexer.daemon import Daemon
 from indexer.decoder import load_decoder
@@ -35,6 +34,7 @@ from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
 from indexer.supervisor import End
+from indexer.tuning import tune
 from indexer.worker import Progress
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
 
     Raises SettingsError, and with `until` whatever cannot be reached.
     """
-    share_the_processor()
+    tune()
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
         daemon = await _until_stopped(Daemon.open(stack, settings, until=until, no_wait=no_wait), stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -11,16 +10,8 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 _WORTH_IT: Final = 300  # logs; below, it is done before a thread has begun
-# A statement's answer is not left lying for longer than that by a thread that decodes (Python's default is 5 ms); still
-# shorter costs more than it gives.
-_SWITCH_S: Final = 0.0005
 # Threads of our own: names that nobody resolves may hold all of the loop's. More than one compete for the interpreter.
 _THREADS: Final = ThreadPoolExecutor(1, thread_name_prefix="decode")
-
-
-def share_the_processor() -> None:
-    """Have threads give way to each other quickly; for the whole process."""
-    sys.setswitchinterval(_SWITCH_S)
 
 
 async def aside(work: Callable[[], T], logs: int) -> T:

@@ -24,7 +24,9 @@ _HOST = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 10
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MIN_BUFFERS_MB = 128
-_MAX_BUFFERS_MB = 1_024
+_MAX_BUFFERS_MB = 4_096
+_MIN_WAL_MB = 1_024
+_MAX_WAL_MB = 16_384
 
 # For one writer of large batches beside a few readers, on a machine that does other things too.
 _SETTINGS = {
@@ -33,7 +35,6 @@ _SETTINGS = {
     "max_connections": "100",
     "work_mem": "8MB",  # a parallel hash of three processes fits into docker's 64 MB of /dev/shm
     "maintenance_work_mem": "128MB",  # indexes of a first backfill
-    "max_wal_size": "4GB",  # a backfill would otherwise force a checkpoint every few seconds
     "checkpoint_timeout": "15min",
     "bgwriter_delay": "20ms",  # so that the writer need not clean the pages that it takes
     "bgwriter_lru_maxpages": "1000",
@@ -47,11 +48,19 @@ _SETTINGS = {
 
 
 def _shared_buffers_mb() -> int:
-    """Choose what the hot part of the indexes gets: a sixteenth of the memory, taken from the system as it fills."""
+    """Choose what the hot part of the indexes gets: an eighth of the memory, taken from the system as it fills."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # "max", or no such limit: not in a container
         memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
-    return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, (memory >> 20) // 16))
+    return max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, (memory >> 20) // 8))
+
+
+def _max_wal_mb(folder: Path) -> int:
+    """Choose how much log there may be between two checkpoints: an eighth of the room on the disk.
+
+    After each of them a page is logged as a whole when it is first written to, which is most of what a backfill logs.
+    """
+    return max(_MIN_WAL_MB, min(_MAX_WAL_MB, (shutil.disk_usage(folder).free >> 20) // 8))
 
 
 class EmbeddedPostgres(Server):
@@ -81,7 +90,8 @@ class EmbeddedPostgres(Server):
         """Serve on the port of earlier runs if it is free; once an address was given out, on that port only."""
         self._clear_stale_pid_file()
         port = self.port or self._choose_port()
-        settings = {**_SETTINGS, "shared_buffers": f"{_shared_buffers_mb()}MB"}
+        sizes = {"shared_buffers": _shared_buffers_mb(), "max_wal_size": _max_wal_mb(self.folder)}
+        settings = {**_SETTINGS, **{name: f"{size}MB" for name, size in sizes.items()}}
         words = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [self.programs / "postgres", "-D", self.cluster, "-p", str(port), *words]
 

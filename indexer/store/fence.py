@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
+from indexer.core.types import BlockRange
 from indexer.errors import LeaseLost, SettingsError
 from indexer.store.database import Connection, Database
 from indexer.store.leases import Lease
@@ -29,14 +31,28 @@ class Locked:
     reorgs: int
     cursor_before: int
 
-    async def announce(
-        self, connection: Connection, kind: str, from_block: int, to_block: int, block_hash: bytes | None
+    async def refresh(
+        self, connection: Connection, within: BlockRange, block_hash: bytes | None, agents: Sequence[UUID] | None
+    ) -> None:
+        """Have the publisher look at these agents again, or at all of the chain, for what became of these blocks."""
+        await self._announce(connection, "refresh", within, block_hash, agents)
+
+    async def finalized(self, connection: Connection, block_number: int) -> None:
+        """Tell that everything up to this block stays."""
+        await self._announce(connection, "finalized", BlockRange(block_number, block_number), None, None)
+
+    async def _announce(
+        self,
+        connection: Connection,
+        kind: str,
+        within: BlockRange,
+        block_hash: bytes | None,
+        agents: Sequence[UUID] | None,
     ) -> None:
         """Put a single change into the feed, at the next cursor."""
         self.cursor += 1
-        await connection.execute(
-            queries()["announce"], self.chain_id, self.cursor, kind, from_block, to_block, block_hash
-        )
+        change = (self.chain_id, self.cursor, kind, within.from_block, within.to_block, block_hash, agents)
+        await connection.execute(queries()["announce"], *change)
 
     async def notify(self, connection: Connection) -> None:
         """Wake those who listen, where there is something new in the feed."""

@@ -193,7 +193,7 @@ async def _announce(connection: Connection, chain_id: int, chain: asyncpg.Record
     """Have the publisher look at all agents of the chain again, and who reads its rows read them again."""
     cursor: int = chain["cursor"] + 1
     first, last = min(chain["start_block"], chain["checkpoint_block"]), chain["checkpoint_block"]
-    change = (chain_id, cursor, "refresh", first, last, chain["checkpoint_hash"])
+    change = (chain_id, cursor, "refresh", first, last, chain["checkpoint_hash"], None)
     await connection.execute(queries()["announce"], *change)
     await connection.execute(queries()["mark_rewritten"], chain_id, cursor)
     await connection.execute(queries()["notify"], f"{chain_id}:{cursor}")

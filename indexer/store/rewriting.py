@@ -138,7 +138,8 @@ class Rewriting:
             await connection.execute(queries()["announce_positions"], at.chain_id, numbers, indexes, hashes, at.cursor)
             at.cursor += len(self.added)
         else:
-            await at.announce(connection, "refresh", numbers[0], numbers[-1], self.added[-1].block_hash)
+            within = BlockRange(numbers[0], numbers[-1])
+            await at.refresh(connection, within, self.added[-1].block_hash, self.agents)
 
 
 def _columns(positions: Sequence[Position]) -> tuple[list[int], list[int]]:

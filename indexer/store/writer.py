@@ -79,7 +79,7 @@ class Writer:
                 )
             if batch.logs:
                 await self._insert(connection, batch, rows)
-                await self._announce(connection, at, batch, each=announce)
+                await self._announce(connection, at, batch, None if announce else rows.agents)
             await self._keep_headers(connection, batch.blocks, finalized)
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
@@ -143,12 +143,13 @@ class Writer:
         bounds = (batch.range.from_block, batch.range.to_block)
         await projections.extend(connection, self._chain_id, *bounds, rows.tables, touched=rows.agents)
 
-    async def _announce(self, connection: Connection, at: Locked, batch: Batch, *, each: bool) -> None:
-        first, last = batch.range.from_block, batch.range.to_block
-        if each:
-            at.cursor += await connection.fetchval(queries()["announce_logs"], self._chain_id, first, last, at.cursor)
+    async def _announce(self, connection: Connection, at: Locked, batch: Batch, agents: Sequence[UUID] | None) -> None:
+        """Put a change for each log into the feed, or one for the publisher alone, about these agents."""
+        bounds = (batch.range.from_block, batch.range.to_block)
+        if agents is None:
+            at.cursor += await connection.fetchval(queries()["announce_logs"], self._chain_id, *bounds, at.cursor)
         else:
-            await at.announce(connection, "refresh", first, last, batch.blocks[-1].hash)
+            await at.refresh(connection, batch.range, batch.blocks[-1].hash, agents)
 
     async def _announce_final(self, connection: Connection, at: Locked, batch: Batch, finalized: int | None) -> None:
         """Tell consumers once that everything up to a block cannot be taken back any more."""
@@ -157,7 +158,7 @@ class Writer:
         block = min(finalized, batch.range.to_block)
         if block > at.announced_final:
             at.announced_final = block
-            await at.announce(connection, "finalized", block, block, None)
+            await at.finalized(connection, block)
 
     async def _keep_headers(self, connection: Connection, blocks: Sequence[BlockRef], finalized: int | None) -> None:
         """Keep the headers that may still change, and the last one: it is the checkpoint."""

@@ -49,8 +49,9 @@ WITH added AS (
 SELECT count(*) FROM added;
 
 -- name: announce
--- A single change: `refresh` of a backfilled range, or `finalized`.
-INSERT INTO changes (chain_id, cursor, kind, from_block, block_number, block_hash) VALUES ($1, $2, $3, $4, $5, $6);
+-- A single change: `refresh` of the agents of a backfilled range, or `finalized`.
+INSERT INTO changes (chain_id, cursor, kind, from_block, block_number, block_hash, agents)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: notify
 SELECT pg_notify('erc8004_changes', $1::text);

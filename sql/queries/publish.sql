@@ -35,15 +35,22 @@ WITH stretch AS (
     UNION ALL
     SELECT r.agent_uuid, r.agent_id, r.address
     FROM stretch x JOIN reverted_logs r USING (chain_id, cursor) WHERE x.kind = 'revert'
+), refreshed AS (
+    SELECT DISTINCT unnest(x.agents) AS agent_uuid FROM stretch x WHERE x.kind = 'refresh'
+), touched AS (
+    SELECT n.agent_uuid, n.agent_id, r.identity
+    FROM named n JOIN registries r ON r.chain_id = $1 AND r.address = n.address
+    WHERE n.agent_uuid IS NOT NULL
     UNION ALL
-    SELECT l.agent_uuid, l.agent_id, l.address
-    FROM stretch x JOIN logs l ON l.chain_id = x.chain_id AND l.block_number BETWEEN x.from_block AND x.block_number
-    WHERE x.kind = 'refresh'
+    SELECT a.agent_uuid, a.agent_id, a.registry FROM refreshed JOIN agents a USING (agent_uuid)
+    UNION ALL
+    SELECT a.agent_uuid, a.agent_id, a.registry
+    FROM agents a
+    WHERE a.chain_id = $1 AND EXISTS (SELECT FROM stretch x WHERE x.kind = 'refresh' AND x.agents IS NULL)
 )
-SELECT DISTINCT ON (n.agent_uuid) n.agent_uuid, n.agent_id::text AS agent_id, '0x' || encode(r.identity, 'hex') AS registry
-FROM named n JOIN registries r ON r.chain_id = $1 AND r.address = n.address
-WHERE n.agent_uuid IS NOT NULL
-ORDER BY n.agent_uuid;
+SELECT DISTINCT ON (t.agent_uuid) t.agent_uuid, t.agent_id::text AS agent_id, '0x' || encode(t.identity, 'hex') AS registry
+FROM touched t
+ORDER BY t.agent_uuid;
 
 -- name: publish_all_agents
 DECLARE touched NO SCROLL CURSOR FOR

@@ -45,9 +45,11 @@ async def asked(
         read.append(-1 if logs is None else len(logs))
         return logs
 
-    async with SimNode(chain, **options) as node:
-        async with Source.open([node.url], far=None if apart is None else far) as source:
-            yield node, source, read
+    async with (
+        SimNode(chain, **options) as node,
+        Source.open([node.url], far=None if apart is None else far) as source,
+    ):
+        yield node, source, read
 
 
 async def fetched(chain: SimChain, apart: Apart | None, **options: Any) -> Batch:

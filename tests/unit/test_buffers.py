@@ -1,8 +1,9 @@
-"""How much memory the embedded PostgreSQL takes for its buffers."""
+"""How much memory the embedded PostgreSQL takes for its buffers, and how much disk for its log."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,11 +15,11 @@ GB = 1 << 30
 @pytest.mark.parametrize(
     ("memory", "limit", "expected_mb"),
     [
-        pytest.param(8 * GB, None, 512, id="a sixteenth"),
-        pytest.param(8 * GB, "max\n", 512, id="a container without a limit"),
-        pytest.param(64 * GB, f"{4 * GB}\n", 256, id="a container's limit"),
-        pytest.param(64 * GB, None, 1024, id="never more"),
-        pytest.param(GB, None, 128, id="never less"),
+        pytest.param(8 * GB, None, 1024, id="an eighth"),
+        pytest.param(8 * GB, "max\n", 1024, id="a container without a limit"),
+        pytest.param(64 * GB, f"{4 * GB}\n", 512, id="a container's limit"),
+        pytest.param(64 * GB, None, 4096, id="never more"),
+        pytest.param(GB // 2, None, 128, id="never less"),
     ],
 )
 def test_the_buffers_go_by_the_memory_that_there_is(
@@ -31,3 +32,19 @@ def test_the_buffers_go_by_the_memory_that_there_is(
         (tmp_path / "memory.max").write_text(limit)
 
     assert postgres._shared_buffers_mb() == expected_mb
+
+
+@pytest.mark.parametrize(
+    ("free", "expected_mb"),
+    [
+        pytest.param(80 * GB, 10_240, id="an eighth"),
+        pytest.param(GB, 1_024, id="never less"),
+        pytest.param(1_000 * GB, 16_384, id="never more"),
+    ],
+)
+def test_the_log_goes_by_the_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, expected_mb: int
+) -> None:
+    monkeypatch.setattr(postgres.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    assert postgres._max_wal_mb(tmp_path) == expected_mb
