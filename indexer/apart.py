@@ -1,7 +1,8 @@
 """Work on many logs in a process of its own: while that one decodes, this one serves the database.
 
-`python -m indexer.apart` is the process. It talks through its standard input, a socket, one message either way for each
-task, and ends with it. It keeps nothing: whatever becomes of it, the work is done here as well.
+`python -m indexer.apart` is the process. It talks through its standard input, a socket: it says which program it is,
+then answers one message after the other, and ends with the line. It keeps nothing: whatever becomes of it, the work is
+done here as well.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 import structlog
@@ -30,106 +33,105 @@ from indexer.chain.codec import LOGS, raw_logs
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId, Deployment, RawLog
 from indexer.decoder import load_decoder
+from indexer.resources import data_dir
+from indexer.stopping import STOP
 from indexer.store.encoding import Encoded, encode_rows
 from indexer.store.rereading import BYTES_A_LOG, Reread, reread
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 log = structlog.get_logger()
 
 _WORTH_IT: Final = 2_000  # logs; fewer are quicker worked on than sent
+_JSON_BYTES_A_LOG: Final = 1_500  # about
 _ANSWER_S: Final = 30.0  # to a task that takes a tenth of a second; the process is stopped, or starved
-_LOSSES: Final = 3  # in a row, after which no further process is begun
+_LOSSES: Final = 3  # in a row, after which no process is begun for a while
+_PAUSE_S: Final = 600.0
 _IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back
+_END_S: Final = 5.0
 _LENGTH: Final = Struct(">Q")
 _BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
 
 
 class Chain(msgspec.Struct, array_like=True, frozen=True):
-    """What is to be known of a chain to build its rows."""
+    """What is to be known of a chain to build its rows; the forms of the events are those of `abi/`."""
 
     chain_id: int
     deployments: tuple[Deployment, ...]
 
+    @classmethod
+    def of(cls, builder: RowBuilder) -> Chain:
+        """Return what a builder was made of."""
+        return cls(builder.chain_id, builder.deployments)
 
-Builders = Callable[[Chain], RowBuilder]
 
-
-class Answer(msgspec.Struct, tag=True, array_like=True, gc=False):
-    """What a node answered to eth_getLogs, as JSON."""
+class ReadAnswer(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """Read what a node answered to eth_getLogs, as JSON."""
 
     result: memoryview
 
-    def done(self, _: Builders) -> list[RawLog] | None:
-        """Return its logs; None where it is null, malformed, or tells of a removed block."""
-        try:
-            items = LOGS.decode(self.result)
-            return None if items is None or any(item.removed for item in items) else raw_logs(items)
-        except (ValueError, RecursionError):
-            return None
 
-
-class Fetched(msgspec.Struct, tag=True, array_like=True, gc=False):
-    """Logs of whole blocks, in chain order, whose rows are wanted."""
+class BuildRows(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """Build the rows of whole blocks of logs, which are in chain order."""
 
     chain: Chain
     logs: Sequence[RawLog]
 
-    def done(self, builders: Builders) -> Encoded:
-        """Build and encode the rows."""
-        return encode_rows(builders(self.chain).build(self.logs))
 
-
-class Stored(msgspec.Struct, tag=True, array_like=True, gc=False):
-    """What COPY sent of a slice of the ledger, to be read again; `known` are the contracts that may stand in it."""
+class RereadSlice(msgspec.Struct, tag=True, array_like=True, gc=False):
+    """Read a slice of the ledger again, as COPY sent it; `known` are the contracts that may stand in it."""
 
     chain: Chain
     known: frozenset[bytes]
     data: bytes
 
-    def done(self, builders: Builders) -> Reread:
-        """Read it again."""
-        return reread(builders(self.chain), self.known, self.data)
 
-
-class Work(Protocol[T_co]):
-    """One of these."""
-
-    def done(self, builders: Builders) -> T_co:
-        """Do it, in any thread or process."""
-
-
+Task = ReadAnswer | BuildRows | RereadSlice
 _PACK: Final = msgspec.msgpack.Encoder().encode
-_WORK: Final = msgspec.msgpack.Decoder(Answer | Fetched | Stored)
+_TASKS: Final = msgspec.msgpack.Decoder(Task)
+
+
+class OtherProgram(Exception):
+    """What lies on the disk is not what this process runs any more."""
 
 
 @dataclass(slots=True)
 class Apart:
     """Works on logs, on many in a process that is begun when it is needed, and again when it was lost.
 
-    Without a second processor to run on, and where it is not `enabled`, all is done in this process.
+    Without a second processor to run on, and where it is not `enabled`, all is done in this process. A context manager
+    that ends the process.
     """
 
     enabled: bool = field(default_factory=lambda: _processors() > 1)
+    _program: bytes = b""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="apart"))
     _helper: _Helper | None = None
     _losses: int = 0
+    _paused_until: float = 0.0
     _rest: asyncio.TimerHandle | None = None
+    _leaving: bool = False
 
-    async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
-        """Return the rows of whole blocks of logs, which are in chain order."""
-        return await self._do(Fetched(_chain(builder), logs), Encoded, len(logs), lambda _: builder)
-
-    async def reread(self, builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
-        """Read a slice of the ledger again, as `store.rereading.reread` does."""
-        work = Stored(_chain(builder), known, data)
-        return await self._do(work, Reread, len(data) // BYTES_A_LOG, lambda _: builder)
+    def __post_init__(self) -> None:
+        """Take note of the program as it is now, at the start of this process."""
+        if self.enabled:
+            self._program = fingerprint()
 
     async def logs(self, result: msgspec.Raw) -> list[RawLog] | None:
         """Read what a node answered to eth_getLogs; None where it is null, malformed, or tells of a removed block."""
-        work = Answer(memoryview(result))
-        return await self._do(work, list[RawLog] | None, len(work.result) // BYTES_A_LOG, _no_builder)
+        task = ReadAnswer(memoryview(result))
+        count = len(task.result) // _JSON_BYTES_A_LOG
+        return await self._do(task, list[RawLog] | None, count, lambda: _read_answer(task.result))
+
+    async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
+        """Return the rows of whole blocks of logs, which are in chain order; `builder` has the decoder of `abi/`."""
+        task = BuildRows(Chain.of(builder), logs)
+        return await self._do(task, Encoded, len(logs), lambda: encode_rows(builder.build(logs)))
+
+    async def reread(self, builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
+        """Read a slice of the ledger again, as `store.rereading.reread` does; `builder` has the decoder of `abi/`."""
+        task = RereadSlice(Chain.of(builder), known, data)
+        return await self._do(task, Reread, len(data) // BYTES_A_LOG, lambda: reread(builder, known, data))
 
     def warm(self) -> None:
         """Begin the process already: many logs are to come."""
@@ -142,20 +144,22 @@ class Apart:
 
     async def __aexit__(self, *_: object) -> None:
         """End the process; what it is asked for now is done here."""
-        self.enabled = False
+        self.enabled, self._leaving = False, True
         if self._rest is not None:
             self._rest.cancel()
-        if self._helper is not None:
-            self._helper.hang_up()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        ended = self._thread.submit(self._end)
+        if (helper := self._helper) is not None:
+            helper.hang_up()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(ended), STOP.left_s(_END_S))
         self._thread.shutdown(wait=False)
 
-    async def _do(self, work: Work[T], answer: Any, logs: int, builders: Builders) -> T:
-        """Have the work done, whose answer is of a type; `builders` are for work that is done here."""
+    async def _do(self, task: Task, answer: Any, logs: int, here: Callable[[], T]) -> T:
+        """Have a task done whose answer is of a type; `here` does the same in this process."""
         if not self.enabled or logs < _WORTH_IT:
-            return await aside(lambda: work.done(builders), logs)
+            return await aside(here, logs)
         self._rest_later()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, work, answer, builders)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, task, answer, here)
 
     def _rest_later(self) -> None:
         if self._rest is not None:
@@ -164,61 +168,76 @@ class Apart:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _ask(self, work: Work[T], answer: Any, builders: Builders) -> T:
+    def _ask(self, task: Task, answer: Any, here: Callable[[], T]) -> T:
         try:
             if (helper := self._begin()) is not None:
-                done: T = helper.ask(work, answer)
+                done: T = helper.ask(task, answer)
                 self._losses = 0
                 return done
-        except (OSError, EOFError, msgspec.MsgspecError) as error:
+        except Exception as error:  # noqa: BLE001 - what is wrong with the task itself shows again here
             self._lose(error)
-        return work.done(builders)
+        return here()
 
     def _begin(self) -> _Helper | None:
-        if self._helper is None and self.enabled:
+        if self._helper is None and self.enabled and time.monotonic() >= self._paused_until:
             try:
-                self._helper = _Helper.begin()
+                self._helper = _Helper.begin(self._program)
             except OSError as error:
                 self._lose(error)
+            if self._leaving:  # then nobody hangs up on this one
+                self._end()
         return self._helper
 
     def _lose(self, error: Exception) -> None:
-        self._end()
+        code = self._end()
         if not self.enabled:
             return
         self._losses += 1
-        self.enabled = self._losses < _LOSSES
-        log.warning("decoder_lost", error=repr(error), again=self.enabled)
+        if isinstance(error, OtherProgram):
+            self.enabled = False
+        elif self._losses >= _LOSSES:
+            self._losses, self._paused_until = 0, time.monotonic() + _PAUSE_S
+        log.warning("decoder_lost", error=repr(error), exit_code=code)
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
         helper, self._helper = self._helper, None
-        if helper is not None:
-            helper.end()
+        return None if helper is None else helper.end()
 
 
-def _chain(builder: RowBuilder) -> Chain:
-    return Chain(builder.chain_id, builder.deployments)
-
-
-def _no_builder(_: Chain) -> RowBuilder:
-    raise AssertionError("an answer is read without")
+def _read_answer(result: memoryview) -> list[RawLog] | None:
+    try:
+        items = LOGS.decode(result)
+        return None if items is None or any(item.removed for item in items) else raw_logs(items)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
+def fingerprint() -> bytes:
+    """Return what tells this program, with its event forms, from any other version of it."""
+    package = Path(__file__).resolve().parent
+    digest = sha256(sys.version.encode())
+    for path in sorted([*package.rglob("*.py"), *data_dir("abi").rglob("*.json")]):
+        with suppress(OSError):  # taken away while we look: another program as well
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+@dataclass(slots=True)
 class _Helper:
     """The process, from outside."""
 
     process: subprocess.Popen[bytes]
     line: socket.socket
+    program: bytes
+    known: bool = False
 
     @classmethod
-    def begin(cls) -> _Helper:
-        """Raise OSError where the system has no room for a process."""
-        root = Path(__file__).resolve().parents[1]  # nothing is imported from the folder that we were started in
+    def begin(cls, program: bytes) -> _Helper:
+        """Begin a process, which has to be this program. Raises OSError where the system has no room for one."""
         ours, theirs = socket.socketpair()
         with theirs, ExitStack() as until_begun:
             until_begun.enter_context(ours)
@@ -229,16 +248,19 @@ class _Helper:
                 [sys.executable, "-P", "-m", "indexer.apart"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too, and is told here
-                env={**os.environ, "PYTHONPATH": str(root)},
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))},
                 process_group=0,  # Ctrl-C is for us
             )
             until_begun.pop_all()
-        return cls(process, ours)
+        return cls(process, ours, program)
 
-    def ask(self, work: Work[T], answer: Any) -> Any:
-        """Have work done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
-        send(self.line, _PACK(work))
+    def ask(self, task: Task, answer: Any) -> Any:
+        """Have a task done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
+        if not self.known and receive(self.line) != self.program:
+            raise OtherProgram("the program was changed on the disk")
+        self.known = True
+        send(self.line, _PACK(task))
         return msgspec.msgpack.decode(receive(self.line), type=answer)
 
     def hang_up(self) -> None:
@@ -246,11 +268,13 @@ class _Helper:
         with suppress(OSError):
             self.line.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> None:
-        """End the process, whatever it is at."""
+    def end(self) -> int | None:
+        """End the process, whatever it is at; return the code that it had ended with before, if it had."""
+        code = self.process.poll()
         self.line.close()
         self.process.kill()
         self.process.wait()
+        return code
 
 
 def send(line: socket.socket, message: bytes) -> None:
@@ -277,7 +301,7 @@ def _exactly(line: socket.socket, length: int) -> memoryview:
 
 
 def serve(line: socket.socket) -> None:
-    """Do the work of whoever holds the other end, until that is gone."""
+    """Do the tasks of whoever holds the other end, until that is gone."""
 
     @cache
     def builder_of(chain: Chain) -> RowBuilder:
@@ -285,8 +309,15 @@ def serve(line: socket.socket) -> None:
 
     decoder = load_decoder()
     with suppress(EOFError, OSError):
+        send(line, fingerprint())
         while True:
-            send(line, _PACK(_WORK.decode(receive(line)).done(builder_of)))
+            match _TASKS.decode(receive(line)):
+                case ReadAnswer(result):
+                    send(line, _PACK(_read_answer(result)))
+                case BuildRows(chain, logs):
+                    send(line, _PACK(encode_rows(builder_of(chain).build(logs))))
+                case RereadSlice(chain, known, data):
+                    send(line, _PACK(reread(builder_of(chain), known, data)))
 
 
 if __name__ == "__main__":

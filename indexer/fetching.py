@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from indexer.chain.refusals import Inconsistent, ShrinkRange, Transport
-from indexer.core.ranges import SpanState, after_failure, after_refusal, after_success
+from indexer.core.ranges import TARGET_LOGS, SpanState, after_failure, after_refusal, after_success
 from indexer.core.types import Batch, BlockRange, BlockRef, Proof
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ LINKED_BLOCKS: Final = 100
 # So they are where logs are proven by receipts: ten requests of a hundred headers.
 PROVEN_BLOCKS: Final = 1000
 
-# Batches that wait for their turn: where the database is slower than the provider, more are but memory.
-_READY: Final = 2
+# Logs that are there before their turn: where the database is slower than the provider, more would but fill the memory.
+_READY_LOGS: Final = 2 * TARGET_LOGS
 
 _Ahead = deque[tuple[BlockRange, asyncio.Task[tuple[Batch, float]]]]
 
@@ -72,11 +72,16 @@ class Fetcher:
         """
         ahead: _Ahead = deque()
         following = first
-        eighths = 1 if self.early and target - first >= 8 * self._most() else 8
-        self.early = False
+        eighths = 8
+        if self.early and target - first >= 8 * self._most():
+            self.early, eighths = False, 1
         try:
             while following <= target or ahead:
-                while following <= target and len(ahead) < self._concurrency(following) and _waiting(ahead) < _READY:
+                while (
+                    following <= target
+                    and len(ahead) < self._concurrency(following)
+                    and _ready_logs(ahead) < _READY_LOGS
+                ):
                     wanted = self._next_range(following, target, eighths)
                     eighths = min(8, 2 * eighths)
                     ahead.append((wanted, asyncio.create_task(self._fetch(wanted, head))))
@@ -152,9 +157,10 @@ async def one_ahead(
         await asyncio.gather(following, return_exceptions=True)
 
 
-def _waiting(ahead: _Ahead) -> int:
-    """Count the batches that are there already, and in nobody's hands."""
-    return sum(task.done() for _, task in ahead)
+def _ready_logs(ahead: _Ahead) -> int:
+    """Count the logs that were fetched, and are in nobody's hands yet."""
+    ready = (task for _, task in ahead if task.done() and not task.cancelled() and task.exception() is None)
+    return sum(len(task.result()[0].logs) for task in ready)
 
 
 async def _cancel(ahead: _Ahead) -> None:

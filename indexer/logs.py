@@ -17,7 +17,6 @@ from indexer.settings import host_of
 EVENTS: Final = frozenset(
     {
         "advance_failed",
-        "decoder_lost",
         "batch_committed",
         "batch_refused",
         "bell_lost",
@@ -34,6 +33,7 @@ EVENTS: Final = frozenset(
         "code_unknown",
         "database_lost",
         "database_recovered",
+        "decoder_lost",
         "embedded_adopted",
         "embedded_restart_failed",
         "embedded_restarted",

@@ -30,6 +30,7 @@ HUGE_BYTES: Final = 65_536
 _CACHED_HASHES: Final = 16_384
 _CACHED_BYTES: Final = 64
 _DYNAMIC: Final = ("string", "bytes")
+_SIZES: Final = frozenset(map(str, range(8, 257, 8)))  # of integers, in bits
 _WORD: Final = 32
 _ZEROS: Final = bytes(_WORD)
 
@@ -112,11 +113,13 @@ def _form(key: str, document: Mapping[str, Any]) -> EventForm:
 
 
 def compile_reader(form: EventForm) -> Reader:
-    """Return the reader of a form's topics and data. Raises ValueError for a type no event form uses.
+    """Return the reader of a form's topics and data. Raises ValueError for names and types no event form has.
 
     It is written out as source, a few lines for each field, and compiled: calls for each value would be most of what
     decoding costs.
     """
+    if not all(field.name.isidentifier() for field in form.fields):
+        raise ValueError("a parameter's name is no identifier")
     names = dict(_NAMES)
     exec("\n".join(_source(form, names)), names)  # noqa: S102 - of the words below, places and sizes
     return names["read"]  # type: ignore[return-value]
@@ -192,7 +195,7 @@ def _word(place: int, abi_type: str) -> Iterator[str]:
             yield f" v{place} = v{place} == 1"
             return
     kind, bits = abi_type.rstrip("0123456789"), abi_type.lstrip("uint")
-    if kind not in {"int", "uint"} or not bits.isdecimal() or int(bits) not in range(8, 257, 8):
+    if kind not in {"int", "uint"} or bits not in _SIZES:
         raise ValueError(f"type {abi_type!r} is not supported")
     if kind == "uint":
         yield f" v{place} = number(w{place})"

@@ -26,7 +26,7 @@ _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MIN_BUFFERS_MB = 128
 _MAX_BUFFERS_MB = 4_096
 _MIN_WAL_MB = 1_024
-_MAX_WAL_MB = 16_384
+_MAX_WAL_MB = 8_192
 
 # For one writer of large batches beside a few readers, on a machine that does other things too.
 _SETTINGS = {
@@ -36,6 +36,7 @@ _SETTINGS = {
     "work_mem": "8MB",  # a parallel hash of three processes fits into docker's 64 MB of /dev/shm
     "maintenance_work_mem": "128MB",  # indexes of a first backfill
     "checkpoint_timeout": "15min",
+    "wal_buffers": "64MB",  # what a backfill logs between two turns of the WAL writer
     "bgwriter_delay": "20ms",  # so that the writer need not clean the pages that it takes
     "bgwriter_lru_maxpages": "1000",
     "bgwriter_lru_multiplier": "4",

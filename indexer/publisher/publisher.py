@@ -33,7 +33,7 @@ _LONGEST_PAUSE_S: Final = 5.0
 _GIVE_WAY_S: Final = 0.2
 _FAR_BLOCKS: Final = 1_000
 _RESTS: Final = 19
-_LONGEST_REST_S: Final = 120.0
+_LONGEST_REST_S: Final = 30.0
 
 
 @dataclass(slots=True)

@@ -32,9 +32,9 @@ class Locked:
     cursor_before: int
 
     async def refresh(
-        self, connection: Connection, within: BlockRange, block_hash: bytes | None, agents: Sequence[UUID] | None
+        self, connection: Connection, within: BlockRange, block_hash: bytes, agents: Sequence[UUID]
     ) -> None:
-        """Have the publisher look at these agents again, or at all of the chain, for what became of these blocks."""
+        """Have the publisher look at these agents again, for what became of these blocks."""
         await self._announce(connection, "refresh", within, block_hash, agents)
 
     async def finalized(self, connection: Connection, block_number: int) -> None:

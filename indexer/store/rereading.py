@@ -5,6 +5,7 @@ Pure; the format is that of PostgreSQL's documentation, "COPY", "Binary Format".
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,13 +27,13 @@ _FLAGS: Final = Struct(">ii").unpack_from  # and the length of what follows them
 # How many columns there are, and the first five, which have one size: chain, block, place in it, transaction, time.
 _FIXED: Final = Struct(">hiqiqiiiiiq")
 _SIZE: Final = Struct(">i").unpack_from
-_RAW: Final = 5  # columns of bytes: address, block_hash, tx_hash, topics, data
 _LATER: Final = ("agent_uuid", "agent_id", "event", "event_version", "args", "defect")  # each null, or not
 _ARGS: Final = _LATER.index("args")
 _WORD: Final = 32
 _SECOND: Final = 1_000_000  # microseconds
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_S: Final = 946_684_800  # since 1970
+_MAX_TIME: Final = 253_402_300_799  # seconds since 1970: the last of the year 9999
 
 assert ("block_timestamp", *_LATER) == DECODED
 
@@ -64,15 +65,15 @@ def reread(builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
 
     Raises ValueError for other bytes.
     """
-    stored = list(_held(data))
+    try:
+        stored = list(_held(data))
+    except struct.error as error:
+        raise ValueError("the bytes of a COPY end early") from error
     readable = [held for held in stored if held.log.address in known]
     rows = builder.build(held.log for held in readable)
     encoder = values_encoder("logs", _LATER)
-    otherwise = [
-        row
-        for held, row in zip(readable, rows["logs"], strict=True)
-        if held.time % _SECOND or (held.decoded != (now := encoder(row)) and not _same(held.decoded, now))
-    ]
+    pairs = zip(readable, rows["logs"], strict=True)
+    otherwise = [row for held, row in pairs if not _says(held, encoder(row))]
     return Reread(
         len(stored),
         memoryview(encode("logs", rows["logs"], SHADOW_COLUMNS)),
@@ -98,7 +99,7 @@ def _held(data: bytes) -> Iterator[Held]:
         for _ in _LATER:
             at += 4 + max(0, _SIZE(data, at)[0])
         words = tuple([topics[start : start + _WORD] for start in range(0, len(topics), _WORD)])
-        seconds = time // _SECOND + _EPOCH_S
+        seconds = min(max(0, time // _SECOND + _EPOCH_S), _MAX_TIME)  # infinity is what a time may be set to by hand
         log = RawLog(number, index, block_hash, tx_hash, tx_index, address, words, body, seconds)
         yield Held(log, time, data[begins:at])
 
@@ -107,6 +108,12 @@ def _value(data: bytes, at: int) -> tuple[bytes, int]:
     begins = at + 4
     ends = begins + _SIZE(data, at)[0]
     return data[begins:ends], ends
+
+
+def _says(held: Held, expected: bytes) -> bool:
+    """Say whether a log is stored as it decodes to."""
+    whole_seconds = held.time == (held.log.timestamp - _EPOCH_S) * _SECOND
+    return whole_seconds and (held.decoded == expected or _same(held.decoded, expected))
 
 
 def _same(stored: bytes, expected: bytes) -> bool:
@@ -157,7 +164,12 @@ def _contradictions(stored: Sequence[Held]) -> Iterator[Difference]:
 
 
 def _told(value: bytes | int) -> str | None:
-    return shown(_EPOCH + timedelta(microseconds=value) if isinstance(value, int) else value)
+    if isinstance(value, bytes):
+        return shown(value)
+    try:
+        return shown(_EPOCH + timedelta(microseconds=value))
+    except OverflowError:
+        return "infinity" if value > 0 else "-infinity"
 
 
 def _key(held: Held) -> str:

@@ -79,7 +79,7 @@ class Writer:
                 )
             if batch.logs:
                 await self._insert(connection, batch, rows)
-                await self._announce(connection, at, batch, None if announce else rows.agents)
+                await self._announce(connection, at, batch, rows.agents, each=announce)
             await self._keep_headers(connection, batch.blocks, finalized)
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
@@ -143,10 +143,12 @@ class Writer:
         bounds = (batch.range.from_block, batch.range.to_block)
         await projections.extend(connection, self._chain_id, *bounds, rows.tables, touched=rows.agents)
 
-    async def _announce(self, connection: Connection, at: Locked, batch: Batch, agents: Sequence[UUID] | None) -> None:
-        """Put a change for each log into the feed, or one for the publisher alone, about these agents."""
+    async def _announce(
+        self, connection: Connection, at: Locked, batch: Batch, agents: Sequence[UUID], *, each: bool
+    ) -> None:
+        """Put a change for `each` log into the feed, or one for the publisher alone, about the agents of all."""
         bounds = (batch.range.from_block, batch.range.to_block)
-        if agents is None:
+        if each:
             at.cursor += await connection.fetchval(queries()["announce_logs"], self._chain_id, *bounds, at.cursor)
         else:
             await at.refresh(connection, batch.range, batch.blocks[-1].hash, agents)

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 # What was asked for; all else was measured.
-ASKED: Final = ("event", "latency_ms", "timed", "logs_per_block", "logs_per_commit", "of_logs", "blocks", "feedback")
+ASKED: Final = (
+    "event",
+    "latency_ms",
+    "timed",
+    "drawn",
+    "logs_per_block",
+    "logs_per_commit",
+    "of_logs",
+    "blocks",
+    "feedback",
+)
 
 
 def table(lines: Iterable[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -13,14 +14,19 @@ from pathlib import Path
 
 import pytest
 from indexing import grown
-from ledger import CHAIN_ID, decoder
+from ledger import CHAIN_ID, Ledger, decoder
+from structlog.testing import capture_logs
 from workload import DEPLOYMENT
 
 from indexer import apart as module
-from indexer.apart import Apart, Chain, Fetched, receive, send, serve
+from indexer.apart import Apart, BuildRows, Chain, fingerprint, receive, send, serve
 from indexer.core.rows import RowBuilder
 from indexer.core.types import BlockRange, ChainId, RawLog
+from indexer.store.copying import copy_out
+from indexer.store.database import Database
 from indexer.store.encoding import Encoded, encode_rows
+from indexer.store.queries import queries
+from indexer.store.rereading import reread
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,8 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 def is_there(pid: int) -> bool:
+    if not Path("/proc/self").exists():
+        return not subprocess.run(["kill", "-0", str(pid)], check=False, capture_output=True).returncode
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -82,8 +90,9 @@ async def test_what_it_serves_is_what_is_made_here(builder: RowBuilder, logs: li
     server = threading.Thread(target=serve, args=(theirs,))
     server.start()
     with ours, theirs:
+        assert receive(ours) == fingerprint()
         for part in (logs[:9], logs):
-            send(ours, module._PACK(Fetched(Chain(CHAIN_ID, (DEPLOYMENT,)), part)))
+            send(ours, module._PACK(BuildRows(Chain(CHAIN_ID, (DEPLOYMENT,)), part)))
             rows = module.msgspec.msgpack.decode(receive(ours), type=Encoded)
             assert said(rows) == said(encode_rows(builder.build(part)))
         ours.close()
@@ -131,11 +140,67 @@ async def test_one_that_is_always_lost_is_not_begun_any_more(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
 
-    for _ in range(5):
-        assert said(await apart.rows(builder, logs)) == said(encode_rows(builder.build(logs)))
+    with capture_logs() as logged:
+        for _ in range(5):
+            assert said(await apart.rows(builder, logs)) == said(encode_rows(builder.build(logs)))
+        assert [(one["event"], one["exit_code"]) for one in logged] == [("decoder_lost", 1)] * 3
 
-    assert not apart.enabled
-    assert apart._losses == 3
+        monkeypatch.undo()
+        monkeypatch.setattr(module, "_WORTH_IT", 1)
+        apart._paused_until = 0.0
+        await apart.rows(builder, logs)
+
+    assert pid_of(apart)
+
+
+async def test_another_program_on_the_disk_is_not_asked(builder: RowBuilder, logs: list[RawLog]) -> None:
+    async with Apart(enabled=True, _program=b"") as apart:
+        apart._program = b"that of before the upgrade"
+        rows = await apart.rows(builder, logs)
+
+        assert said(rows) == said(encode_rows(builder.build(logs)))
+        assert not apart.enabled
+        assert apart._helper is None
+
+
+async def test_a_slice_of_the_ledger_is_read_again_as_here(apart: Apart, database: Database) -> None:
+    chain, _ = grown(8, 60)
+    ledger = await Ledger.open(database)
+    await ledger.index(chain, (60,))
+    async with database.transaction() as connection:
+        for change in (
+            "args = args || 'x' WHERE log_index % 5 = 0",
+            "args = args::jsonb::text WHERE log_index % 5 = 1 AND args IS NOT NULL",
+            "block_timestamp = block_timestamp + interval '1 ms' WHERE block_number = 7",
+            "block_timestamp = 'infinity' WHERE block_number = 8",
+            "tx_hash = '\\x01' WHERE log_index = 2",
+            "address = '\\x02' WHERE block_number = 9",
+        ):
+            await connection.execute(f"UPDATE logs SET {change}")
+        data = await copy_out(connection, queries()["ledger_slice"], CHAIN_ID, -1, chain.head.number)
+    known = frozenset(DEPLOYMENT.addresses)
+
+    there, here = await apart.reread(ledger.builder, known, data), reread(ledger.builder, known, data)
+
+    assert pid_of(apart)
+    assert there.doubts == here.doubts
+    assert {one.column for one in here.doubts} >= {"address", "tx_hash"}
+    assert here.otherwise is not None
+    assert (there.logs, there.ledger, there.otherwise) == (here.logs, here.ledger, here.otherwise)
+    assert said(there.rows) == said(here.rows)
+
+
+async def test_bytes_that_end_early_are_refused(database: Database, builder: RowBuilder) -> None:
+    ledger = await Ledger.open(database)
+    await ledger.index(grown(8, 9)[0], (9,))
+    async with database.transaction() as connection:
+        data = await copy_out(connection, queries()["ledger_slice"], CHAIN_ID, -1, 9)
+    known = frozenset(DEPLOYMENT.addresses)
+    assert reread(builder, known, data).logs > 0
+
+    for cut in (b"", data[:15], data[:40], b"PGCOPX" + data[6:]):
+        with pytest.raises(ValueError, match="COPY"):
+            reread(builder, known, cut)
 
 
 async def test_without_a_program_the_work_is_done_here(
@@ -162,7 +227,7 @@ async def test_an_idle_process_is_ended_and_another_begun_when_there_is_work(
 async def test_leaving_ends_the_process_at_once_and_the_work_under_way_is_done_here(
     builder: RowBuilder, logs: list[RawLog]
 ) -> None:
-    async with Apart(enabled=True) as apart:
+    async with asyncio.timeout(10), Apart(enabled=True) as apart:
         await apart.rows(builder, logs[:1])
         pid = pid_of(apart)
         os.kill(pid, signal.SIGSTOP)

@@ -39,6 +39,7 @@ from indexer.publisher.keys import layout_of, member, uuid_of
 from indexer.publisher.step import Extend, Rebuild, judge
 from indexer.publisher.target import Published
 from indexer.store.database import Database
+from indexer.store.rebuild import rebuild
 
 OTHER = Deployment(b"\x90" * 20, b"\x91" * 20, (), 0)
 DEADLINE_S = 20.0
@@ -494,6 +495,23 @@ async def test_a_rebuild_can_be_asked_of_another_process(
 
         await until(lambda: asking.is_rebuilt(CHAIN_ID))
         await assert_equal(database, valkey)
+
+
+async def test_rows_that_were_computed_anew_are_followed(
+    database: Database, ledger: Ledger, publisher: Publisher, valkey: Redis
+) -> None:
+    chain, _ = history(4)
+    await ledger.index(chain, announce=True)
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE agent_stats SET feedback = feedback + 7, clients = clients + 1")
+    await publisher.catch_up(CHAIN_ID)
+    damaged = await valkey.hget(f"{PREFIX}agent:1", "feedback_count")
+
+    await rebuild(database, CHAIN_ID, ledger.builder)
+    await publisher.catch_up(CHAIN_ID)
+
+    await assert_equal(database, valkey)
+    assert await valkey.hget(f"{PREFIX}agent:1", "feedback_count") == str(int(damaged) - 7)
 
 
 async def test_agents_of_a_further_deployment_bear_its_registry(

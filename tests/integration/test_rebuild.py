@@ -176,6 +176,17 @@ async def test_what_is_decoded_of_a_log_is_put_right_and_its_raw_data_stays(data
     await expect_truth(database, clean, chain)
 
 
+async def test_arguments_in_other_words_are_no_difference(database: Database) -> None:
+    await ledger_of(database)
+    await alter(database, "UPDATE logs SET args = args::jsonb::text WHERE args IS NOT NULL")
+    before = await versions(database)
+
+    rebuilt = await rebuild(database)
+
+    assert (rebuilt.differences, rebuilt.merged) == ([], 0)
+    assert await versions(database) == before
+
+
 async def test_logs_that_an_older_version_could_not_decode_are_decoded(database, clean) -> None:
     chain, _ = grown(4, 24, 8)
     ledger = await Ledger.open(database)

@@ -37,9 +37,9 @@ def test_the_buffers_go_by_the_memory_that_there_is(
 @pytest.mark.parametrize(
     ("free", "expected_mb"),
     [
-        pytest.param(80 * GB, 10_240, id="an eighth"),
+        pytest.param(40 * GB, 5_120, id="an eighth"),
         pytest.param(GB, 1_024, id="never less"),
-        pytest.param(1_000 * GB, 16_384, id="never more"),
+        pytest.param(1_000 * GB, 8_192, id="never more"),
     ],
 )
 def test_the_log_goes_by_the_room_on_the_disk(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from indexer.chain.refusals import PastHead, RangeTooLarge, TooManyResults
-from indexer.core.ranges import start_span
-from indexer.core.types import Batch, BlockRange, BlockRef, Proof
+from indexer.core.ranges import TARGET_LOGS, start_span
+from indexer.core.types import Batch, BlockRange, BlockRef, Proof, RawLog
 from indexer.fetching import LINKED_BLOCKS, PROVEN_BLOCKS, Fetcher, one_ahead
 
 HEAD = BlockRef(10_000, b"\x01" * 32, b"\x02" * 32, 0)
@@ -23,6 +23,7 @@ class Told:
     level: Proof = "logs"
     takes: int = 10_000
     behind: bool = False
+    logs: tuple[RawLog, ...] = ()  # of each answer
     asked: list[tuple[str, BlockRange]] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -46,7 +47,7 @@ class Told:
             raise PastHead("node", "does not have that block")
         if len(wanted) > self.takes:
             raise TooManyResults("node", "too many results")
-        return Batch(wanted, (BlockRef(wanted.to_block, b"", b"", 0),), ())
+        return Batch(wanted, (BlockRef(wanted.to_block, b"", b"", 0),), self.logs)
 
 
 def fetcher(source: Told, *, span: int = 1000, final: int = 9_900, concurrency: int = 3) -> Fetcher:
@@ -88,6 +89,23 @@ async def test_rule_of_the_provider_that_is_asked_binds_no_longer_than_it_is_ask
 
     source.span_cap = None
     assert len((await ranges(planner, 100, 5_000))[0]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("logs", "asked"),
+    [pytest.param(TARGET_LOGS, 8, id="dense"), pytest.param(TARGET_LOGS // 100, 8 + 5, id="sparse")],
+)
+async def test_more_is_fetched_ahead_while_little_waits(logs: int, asked: int) -> None:
+    source = Told(logs=(RawLog(0, 0, b"", b"", 0, b"", (), b"", 0),) * logs)
+    taken = 0
+    async with aclosing(fetcher(source, span=100, concurrency=8).batches(HEAD, 0, 9_900)) as batches:
+        async for _ in batches:
+            taken += 1
+            await asyncio.sleep(0.01)  # so that all that is asked for is there
+            if taken == 6:
+                break
+
+    assert len(source.asked) == asked
 
 
 async def test_first_long_stretch_begins_with_smaller_ranges() -> None:

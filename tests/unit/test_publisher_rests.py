@@ -12,7 +12,7 @@ from indexer.publisher.publisher import rest_s
         pytest.param(3.0, 0, 0.0, id="a long pass at the head"),
         pytest.param(0.25, 100_000, 4.75, id="a short pass of a backfill"),
         pytest.param(1.0, 100_000, 19.0, id="a long pass of a backfill"),
-        pytest.param(60.0, 100_000, 120.0, id="never too long"),
+        pytest.param(60.0, 100_000, 30.0, id="never too long"),
     ],
 )
 def test_it_rests_far_from_the_head_alone(spent_s: float, lag_blocks: int, expected_s: float) -> None:
