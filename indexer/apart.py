@@ -49,7 +49,8 @@ _LOSSES: Final = 3  # in a row, after which no process is begun for a while
 _PAUSE_S: Final = 600.0
 _IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back
 _END_S: Final = 5.0
-_LENGTH: Final = Struct(">Q")
+_EXIT_S: Final = 0.1  # from the end of the line to that of the process
+_LENGTHS: Final = Struct(">QQ")
 _BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
 
 
@@ -66,9 +67,7 @@ class Chain(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ReadAnswer(msgspec.Struct, tag=True, array_like=True, gc=False):
-    """Read what a node answered to eth_getLogs, as JSON."""
-
-    result: memoryview
+    """Read what a node answered to eth_getLogs, the JSON that comes with it."""
 
 
 class BuildRows(msgspec.Struct, tag=True, array_like=True, gc=False):
@@ -79,11 +78,10 @@ class BuildRows(msgspec.Struct, tag=True, array_like=True, gc=False):
 
 
 class RereadSlice(msgspec.Struct, tag=True, array_like=True, gc=False):
-    """Read a slice of the ledger again, as COPY sent it; `known` are the contracts that may stand in it."""
+    """Read a slice of the ledger again, the bytes of a COPY that come with it; `known` are its possible contracts."""
 
     chain: Chain
     known: frozenset[bytes]
-    data: bytes
 
 
 Task = ReadAnswer | BuildRows | RereadSlice
@@ -119,9 +117,9 @@ class Apart:
 
     async def logs(self, result: msgspec.Raw) -> list[RawLog] | None:
         """Read what a node answered to eth_getLogs; None where it is null, malformed, or tells of a removed block."""
-        task = ReadAnswer(memoryview(result))
-        count = len(task.result) // _JSON_BYTES_A_LOG
-        return await self._do(task, list[RawLog] | None, count, lambda: _read_answer(task.result))
+        data = memoryview(result)
+        count = len(data) // _JSON_BYTES_A_LOG
+        return await self._do(ReadAnswer(), list[RawLog] | None, count, lambda: _read_answer(data), data)
 
     async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:
         """Return the rows of whole blocks of logs, which are in chain order; `builder` has the decoder of `abi/`."""
@@ -130,8 +128,8 @@ class Apart:
 
     async def reread(self, builder: RowBuilder, known: frozenset[bytes], data: bytes) -> Reread:
         """Read a slice of the ledger again, as `store.rereading.reread` does; `builder` has the decoder of `abi/`."""
-        task = RereadSlice(Chain.of(builder), known, data)
-        return await self._do(task, Reread, len(data) // BYTES_A_LOG, lambda: reread(builder, known, data))
+        task = RereadSlice(Chain.of(builder), known)
+        return await self._do(task, Reread, len(data) // BYTES_A_LOG, lambda: reread(builder, known, data), data)
 
     def warm(self) -> None:
         """Begin the process already: many logs are to come."""
@@ -154,12 +152,12 @@ class Apart:
             await asyncio.wait_for(asyncio.wrap_future(ended), STOP.left_s(_END_S))
         self._thread.shutdown(wait=False)
 
-    async def _do(self, task: Task, answer: Any, logs: int, here: Callable[[], T]) -> T:
-        """Have a task done whose answer is of a type; `here` does the same in this process."""
+    async def _do(self, task: Task, answer: Any, logs: int, here: Callable[[], T], data: bytes | memoryview = b"") -> T:
+        """Have a task done, with the `data` of it, whose answer is of a type; `here` does the same in this process."""
         if not self.enabled or logs < _WORTH_IT:
             return await aside(here, logs)
         self._rest_later()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, task, answer, here)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, task, data, answer, here)
 
     def _rest_later(self) -> None:
         if self._rest is not None:
@@ -168,10 +166,10 @@ class Apart:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _ask(self, task: Task, answer: Any, here: Callable[[], T]) -> T:
+    def _ask(self, task: Task, data: bytes | memoryview, answer: Any, here: Callable[[], T]) -> T:
         try:
             if (helper := self._begin()) is not None:
-                done: T = helper.ask(task, answer)
+                done: T = helper.ask(task, data, answer)
                 self._losses = 0
                 return done
         except Exception as error:  # noqa: BLE001 - what is wrong with the task itself shows again here
@@ -189,7 +187,8 @@ class Apart:
         return self._helper
 
     def _lose(self, error: Exception) -> None:
-        code = self._end()
+        code = None if self._helper is None else self._helper.exit_code()
+        self._end()
         if not self.enabled:
             return
         self._losses += 1
@@ -199,9 +198,10 @@ class Apart:
             self._losses, self._paused_until = 0, time.monotonic() + _PAUSE_S
         log.warning("decoder_lost", error=repr(error), exit_code=code)
 
-    def _end(self) -> int | None:
+    def _end(self) -> None:
         helper, self._helper = self._helper, None
-        return None if helper is None else helper.end()
+        if helper is not None:
+            helper.end()
 
 
 def _read_answer(result: memoryview) -> list[RawLog] | None:
@@ -255,38 +255,42 @@ class _Helper:
             until_begun.pop_all()
         return cls(process, ours, program)
 
-    def ask(self, task: Task, answer: Any) -> Any:
+    def ask(self, task: Task, data: bytes | memoryview, answer: Any) -> Any:
         """Have a task done. Raises OSError, EOFError or MsgspecError where the process is gone or not in order."""
-        if not self.known and receive(self.line) != self.program:
+        if not self.known and receive(self.line)[0] != self.program:
             raise OtherProgram("the program was changed on the disk")
         self.known = True
-        send(self.line, _PACK(task))
-        return msgspec.msgpack.decode(receive(self.line), type=answer)
+        send(self.line, _PACK(task), data)
+        return msgspec.msgpack.decode(receive(self.line)[0], type=answer)
 
     def hang_up(self) -> None:
         """Have whoever waits for an answer hear that none comes; from any thread."""
         with suppress(OSError):
             self.line.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> int | None:
-        """End the process, whatever it is at; return the code that it had ended with before, if it had."""
-        code = self.process.poll()
+    def exit_code(self) -> int | None:
+        """Return what it ended with; None where it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(_EXIT_S)
+        return None
+
+    def end(self) -> None:
+        """End the process, whatever it is at."""
         self.line.close()
         self.process.kill()
         self.process.wait()
-        return code
 
 
-def send(line: socket.socket, message: bytes) -> None:
-    """Send a message behind its length. Raises OSError."""
-    line.sendall(_LENGTH.pack(len(message)))
-    line.sendall(message)
+def send(line: socket.socket, message: bytes, data: bytes | memoryview = b"") -> None:
+    """Send a message and what comes with it, behind their lengths. Raises OSError."""
+    for part in (_LENGTHS.pack(len(message), len(data)), message, data):
+        line.sendall(part)
 
 
-def receive(line: socket.socket) -> memoryview:
-    """Wait for a message. Raises EOFError where the other end is gone, or OSError."""
-    (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
-    return _exactly(line, length)
+def receive(line: socket.socket) -> tuple[memoryview, memoryview]:
+    """Wait for a message and what comes with it. Raises EOFError where the other end is gone, or OSError."""
+    message, data = _LENGTHS.unpack(_exactly(line, _LENGTHS.size))
+    return _exactly(line, message), _exactly(line, data)
 
 
 def _exactly(line: socket.socket, length: int) -> memoryview:
@@ -302,22 +306,27 @@ def _exactly(line: socket.socket, length: int) -> memoryview:
 
 def serve(line: socket.socket) -> None:
     """Do the tasks of whoever holds the other end, until that is gone."""
+    decoder = load_decoder()
 
     @cache
     def builder_of(chain: Chain) -> RowBuilder:
         return RowBuilder(ChainId(chain.chain_id), chain.deployments, decoder)
 
-    decoder = load_decoder()
+    def answer() -> bytes:
+        message, data = receive(line)
+        task: Task = _TASKS.decode(message)
+        match task:
+            case ReadAnswer():
+                return _PACK(_read_answer(data))
+            case BuildRows(chain, logs):
+                return _PACK(encode_rows(builder_of(chain).build(logs)))
+            case RereadSlice(chain, known):
+                return _PACK(reread(builder_of(chain), known, bytes(data)))
+
     with suppress(EOFError, OSError):
         send(line, fingerprint())
         while True:
-            match _TASKS.decode(receive(line)):
-                case ReadAnswer(result):
-                    send(line, _PACK(_read_answer(result)))
-                case BuildRows(chain, logs):
-                    send(line, _PACK(encode_rows(builder_of(chain).build(logs))))
-                case RereadSlice(chain, known, data):
-                    send(line, _PACK(reread(builder_of(chain), known, data)))
+            send(line, answer())
 
 
 if __name__ == "__main__":

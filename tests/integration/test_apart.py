@@ -90,10 +90,10 @@ async def test_what_it_serves_is_what_is_made_here(builder: RowBuilder, logs: li
     server = threading.Thread(target=serve, args=(theirs,))
     server.start()
     with ours, theirs:
-        assert receive(ours) == fingerprint()
+        assert receive(ours) == (fingerprint(), b"")
         for part in (logs[:9], logs):
             send(ours, module._PACK(BuildRows(Chain(CHAIN_ID, (DEPLOYMENT,)), part)))
-            rows = module.msgspec.msgpack.decode(receive(ours), type=Encoded)
+            rows = module.msgspec.msgpack.decode(receive(ours)[0], type=Encoded)
             assert said(rows) == said(encode_rows(builder.build(part)))
         ours.close()
         server.join(10)

@@ -382,7 +382,11 @@ async def test_a_quiet_swap_tells_the_publisher_alone_of_what_is_new(database: D
 
     assert await feed_after(database, 0) == [("refresh", 3, None, None)]
     async with database.transaction() as connection:
-        assert await connection.fetchval("SELECT from_block FROM changes") == 1
+        change = await connection.fetchrow("SELECT * FROM changes")
+        agents = await connection.fetch("SELECT agent_uuid FROM agents ORDER BY agent_uuid")
+    assert change["from_block"] == 1
+    assert sorted(change["agents"]) == [row["agent_uuid"] for row in agents]
+    assert len(agents) == 3
 
 
 async def test_the_mark_of_a_reindex_moves_with_its_slice_and_never_alone(database: Database) -> None:
