@@ -7,8 +7,9 @@ tables, and can reach nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final, Self
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Self
 
 from indexer.aside import aside
 from indexer.core.rows import TYPED_TABLES, RowBuilder
@@ -26,12 +27,13 @@ SLICE_LOGS: Final = 10_000  # some 10 MB of objects and a few statements of a te
 LAST_BLOCK: Final = 2**63 - 1
 
 _SLICE_BYTES: Final = 32 << 20  # of raw data: a single log may carry megabytes
+_AHEAD: Final = 2  # slices that were read and not brought in yet
 _SHADOW_SCHEMA: Final = "pg_temp"
 
 Reached = Callable[[int], None]
 """Told the last block of each slice."""
 
-Rereading = Callable[[RowBuilder, frozenset[bytes], bytes], Awaitable[Reread]]
+Rereading = Callable[[RowBuilder, frozenset[bytes], bytes], Coroutine[Any, Any, Reread]]
 """Does what `reread` does, somewhere."""
 
 
@@ -64,6 +66,7 @@ class Shadow:
         self.doubts: list[Difference] = []
         self.logs = 0
         self.last_block = -1
+        self._read_block = -1
 
     @classmethod
     async def make(
@@ -88,36 +91,39 @@ class Shadow:
     async def fill(self, through: int, reached: Reached) -> int:
         """Bring in the ledger from where it was left up to block `through`, slice by slice; return how many logs.
 
-        While the server projects one slice, the next one is decoded.
+        While the server projects one slice the next one is decoded, and the one after that has been read already.
         """
         before = self.logs
+        self._read_block = self.last_block
         await self._connection.execute(f"SET LOCAL search_path = {_SHADOW_SCHEMA}")
-        building = await self._begin(self.last_block, through)
+        ahead: deque[tuple[int, asyncio.Task[Reread]]] = deque()
         try:
-            while building is not None:
-                last, built = await building
-                building = await self._begin(last, through)
+            await self._read_ahead(ahead, through)
+            while ahead:
+                last, building = ahead.popleft()
+                built = await building
+                await self._read_ahead(ahead, through)
                 await self._take(last, built)
                 reached(last)
         finally:
-            if building is not None:
+            for _, building in ahead:
                 building.cancel()
-                await asyncio.gather(building, return_exceptions=True)
+            await asyncio.gather(*(building for _, building in ahead), return_exceptions=True)
         await self._connection.execute(queries()["level_totals"], self._chain_id)
         await self._connection.execute(f"SET LOCAL search_path = {SCHEMA}, {_SHADOW_SCHEMA}")
         return self.logs - before
 
-    async def _begin(self, after: int, through: int) -> asyncio.Task[tuple[int, Reread]] | None:
-        """Read the next slice of whole blocks, and begin to build its rows; None where there is no log any more."""
-        bounds = (self._chain_id, after, SLICE_LOGS, _SLICE_BYTES, through)
-        last: int | None = await self._connection.fetchval(queries()["ledger_slice_end"], *bounds)
-        if last is None:
-            return None
-        data = await copy_out(self._connection, queries()["ledger_slice"], self._chain_id, after, last)
-        return asyncio.create_task(self._read(last, data))
-
-    async def _read(self, last: int, data: bytes) -> tuple[int, Reread]:
-        return last, await self._reread(self._builder, self._known, data)
+    async def _read_ahead(self, ahead: deque[tuple[int, asyncio.Task[Reread]]], through: int) -> None:
+        """Read slices of whole blocks up to block `through`, until enough of them are on their way to be rows."""
+        while len(ahead) < _AHEAD:
+            bounds = (self._chain_id, self._read_block, SLICE_LOGS, _SLICE_BYTES, through)
+            last: int | None = await self._connection.fetchval(queries()["ledger_slice_end"], *bounds)
+            if last is None:
+                return
+            slice_of = (self._chain_id, self._read_block, last)
+            data = await copy_out(self._connection, queries()["ledger_slice"], *slice_of)
+            ahead.append((last, asyncio.create_task(self._reread(self._builder, self._known, data))))
+            self._read_block = last
 
     async def count(self) -> int:
         """Return how many rows the ledger had, and the shadow has."""
@@ -145,7 +151,8 @@ class Shadow:
         await copy_rows(self._connection, rows, schema=_SHADOW_SCHEMA)
         if rows.undecodable:
             await self._connection.execute(queries()["count_undecodable"], self._chain_id, rows.undecodable)
-        await projections.extend(self._connection, self._chain_id, self.last_block + 1, last, {"logs", *rows.tables})
+        bounds = (self._chain_id, self.last_block + 1, last)
+        await projections.extend(self._connection, *bounds, {"logs", *rows.tables}, touched=rows.agents)
 
 
 def _definitions(table: str, key: Sequence[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL statement_timeout = 0;
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL jit = off;
+SET LOCAL default_statistics_target = 10;
 
 -- name: shadow_ledger
 -- Of the ledger, what the projections read: raw data need not be copied. `differing_logs` takes what decodes otherwise.
