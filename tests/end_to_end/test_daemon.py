@@ -279,7 +279,7 @@ async def test_a_signal_during_backfill_leaves_whole_batches(
     async with SimNode(chain, latency_s=0.02) as node:
         programs.configure(chain_table("local", node.url, max_block_range=5, finality_blocks=10))
         program = await programs.start("run")
-        await program.logged("batch_committed", from_block=50)
+        await program.logged("batch_committed", from_block=49)
         code = await program.stop(number)
 
     assert code == 0
@@ -287,7 +287,7 @@ async def test_a_signal_during_backfill_leaves_whole_batches(
     async with opened(database_url) as database, database.transaction() as connection:
         checkpoint = await connection.fetchval("SELECT checkpoint_block FROM chains")
         held = await connection.fetchval("SELECT count(*) FROM leases WHERE expires_at > clock_timestamp()")
-    assert 50 <= checkpoint < chain.head.number
+    assert 53 <= checkpoint < chain.head.number
     assert held == 0
     await expect_truth(database_url, another_database_url, chain, checkpoint)
 
@@ -312,11 +312,11 @@ async def test_sigterm_with_until_prints_how_far_it_came(programs: Programs) -> 
     async with SimNode(chain, latency_s=0.05) as node:
         programs.configure(chain_table("local", node.url, max_block_range=5, finality_blocks=10))
         program = await programs.start("run", "--until", "head", "--json")
-        await program.logged("batch_committed", from_block=10)
+        await program.logged("batch_committed", from_block=9)
         code = await program.stop()
 
     assert code == 0
-    assert 14 <= program.document["chains"][0]["to_block"] < chain.head.number
+    assert 13 <= program.document["chains"][0]["to_block"] < chain.head.number
 
 
 async def test_sigterm_while_the_rpc_is_away_or_hangs(programs: Programs) -> None:
