@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,12 +45,14 @@ log = structlog.get_logger()
 
 _WORTH_IT: Final = 2_000  # logs; fewer are quicker worked on than sent
 _JSON_BYTES_A_LOG: Final = 1_500  # about
-_ANSWER_S: Final = 30.0  # to a task that takes a tenth of a second; the process is stopped, or starved
+_ANSWER_S: Final = 10.0  # to a task that takes a tenth of a second; the process is stopped, or starved
 _LOSSES: Final = 3  # in a row, after which no process is begun for a while
 _PAUSE_S: Final = 600.0
 _IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back
 _END_S: Final = 5.0
-_EXIT_S: Final = 0.1  # from the end of the line to that of the process
+_EXIT_S: Final = 0.2  # from the end of the line to that of the process
+_GONE_S: Final = 1.0  # from SIGKILL; longer where the system itself hangs
+_CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
 _LENGTHS: Final = Struct(">QQ")
 _BUFFER_BYTES: Final = 4 << 20  # of a socket; the system gives less where it allows less
 
@@ -102,18 +105,13 @@ class Apart:
     """
 
     enabled: bool = field(default_factory=lambda: _processors() > 1)
-    _program: bytes = b""
+    _program: bytes = field(default_factory=lambda: PROGRAM)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="apart"))
     _helper: _Helper | None = None
     _losses: int = 0
     _paused_until: float = 0.0
     _rest: asyncio.TimerHandle | None = None
     _leaving: bool = False
-
-    def __post_init__(self) -> None:
-        """Take note of the program as it is now, at the start of this process."""
-        if self.enabled:
-            self._program = fingerprint()
 
     async def logs(self, result: msgspec.Raw) -> list[RawLog] | None:
         """Read what a node answered to eth_getLogs; None where it is null, malformed, or tells of a removed block."""
@@ -148,16 +146,23 @@ class Apart:
         ended = self._thread.submit(self._end)
         if (helper := self._helper) is not None:
             helper.hang_up()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(ended), STOP.left_s(_END_S))
-        self._thread.shutdown(wait=False)
+        try:
+            await asyncio.wait([asyncio.wrap_future(ended)], timeout=STOP.left_s(_END_S))
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def _do(self, task: Task, answer: Any, logs: int, here: Callable[[], T], data: bytes | memoryview = b"") -> T:
         """Have a task done, with the `data` of it, whose answer is of a type; `here` does the same in this process."""
         if not self.enabled or logs < _WORTH_IT:
             return await aside(here, logs)
         self._rest_later()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, task, data, answer, here)
+        unwanted = threading.Event()
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._ask, task, data, answer, here, unwanted)
+        except asyncio.CancelledError:
+            unwanted.set()
+            raise
 
     def _rest_later(self) -> None:
         if self._rest is not None:
@@ -166,7 +171,9 @@ class Apart:
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _ask(self, task: Task, data: bytes | memoryview, answer: Any, here: Callable[[], T]) -> T:
+    def _ask(
+        self, task: Task, data: bytes | memoryview, answer: Any, here: Callable[[], T], unwanted: threading.Event
+    ) -> T:
         try:
             if (helper := self._begin()) is not None:
                 done: T = helper.ask(task, data, answer)
@@ -174,6 +181,8 @@ class Apart:
                 return done
         except Exception as error:  # noqa: BLE001 - what is wrong with the task itself shows again here
             self._lose(error)
+        if unwanted.is_set():
+            raise EOFError("nobody waits for it any more")
         return here()
 
     def _begin(self) -> _Helper | None:
@@ -194,7 +203,7 @@ class Apart:
         self._losses += 1
         if isinstance(error, OtherProgram):
             self.enabled = False
-        elif self._losses >= _LOSSES:
+        elif isinstance(error, TimeoutError) or self._losses >= _LOSSES:
             self._losses, self._paused_until = 0, time.monotonic() + _PAUSE_S
         log.warning("decoder_lost", error=repr(error), exit_code=code)
 
@@ -212,18 +221,26 @@ def _read_answer(result: memoryview) -> list[RawLog] | None:
         return None
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _processors() -> float:
+    """Count the processors that this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such limit: not in a container, or "max"
+        quota, period = map(int, _CPU_LIMIT.read_text().split())
+        return min(count, quota / period)
+    return count
 
 
 def fingerprint() -> bytes:
-    """Return what tells this program, with its event forms, from any other version of it."""
+    """Return what tells this program, with its event forms, from any other version of it; not what it depends on."""
     package = Path(__file__).resolve().parent
     digest = sha256(sys.version.encode())
     for path in sorted([*package.rglob("*.py"), *data_dir("abi").rglob("*.json")]):
         with suppress(OSError):  # taken away while we look: another program as well
             digest.update(path.name.encode() + path.read_bytes())
     return digest.digest()
+
+
+PROGRAM: Final[bytes] = fingerprint()  # as it was when it was imported
 
 
 @dataclass(slots=True)
@@ -278,7 +295,8 @@ class _Helper:
         """End the process, whatever it is at."""
         self.line.close()
         self.process.kill()
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GONE_S)
 
 
 def send(line: socket.socket, message: bytes, data: bytes | memoryview = b"") -> None:
@@ -324,7 +342,7 @@ def serve(line: socket.socket) -> None:
                 return _PACK(reread(builder_of(chain), known, bytes(data)))
 
     with suppress(EOFError, OSError):
-        send(line, fingerprint())
+        send(line, PROGRAM)
         while True:
             send(line, answer())
 

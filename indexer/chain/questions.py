@@ -14,7 +14,7 @@ from indexer.chain.provider import Call, Provider, Undecoded
 from indexer.chain.refusals import Inconsistent, ProviderError
 from indexer.core.types import BlockRange, BlockRef, RawLog
 
-LARGE: Final = 1 << 20  # bytes of an answer of eth_getLogs that are worth another process: some 600 logs
+LARGE: Final = 1 << 20  # bytes of an answer of eth_getLogs that is not decoded on the event loop: some 600 logs
 
 LogsAnswer = list[LogJson] | Undecoded | None
 LogsReader = Callable[[msgspec.Raw], Awaitable[list[RawLog] | None]]

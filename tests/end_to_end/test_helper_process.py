@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -29,9 +30,10 @@ def chain() -> SimChain:
 
 def helpers_of(program: Program) -> list[int]:
     """Return the processes beside a daemon."""
-    children = [
-        int(pid) for path in Path(f"/proc/{program.pid}/task").glob("*/children") for pid in path.read_text().split()
-    ]
+    children: list[int] = []
+    for path in Path(f"/proc/{program.pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended meanwhile
+            children += map(int, path.read_text().split())
     return [pid for pid in children if b"indexer.apart" in words_of(pid)]
 
 

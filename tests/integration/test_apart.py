@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -138,7 +139,8 @@ async def test_a_process_that_hangs_is_given_up(apart: Apart, builder: RowBuilde
 async def test_one_that_is_always_lost_is_not_begun_any_more(
     apart: Apart, builder: RowBuilder, logs: list[RawLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(module, "_EXIT_S", 10.0)
 
     with capture_logs() as logged:
         for _ in range(5):
@@ -154,8 +156,7 @@ async def test_one_that_is_always_lost_is_not_begun_any_more(
 
 
 async def test_another_program_on_the_disk_is_not_asked(builder: RowBuilder, logs: list[RawLog]) -> None:
-    async with Apart(enabled=True, _program=b"") as apart:
-        apart._program = b"that of before the upgrade"
+    async with Apart(enabled=True, _program=b"that of before the upgrade") as apart:
         rows = await apart.rows(builder, logs)
 
         assert said(rows) == said(encode_rows(builder.build(logs)))
@@ -214,10 +215,11 @@ async def test_without_a_program_the_work_is_done_here(
 async def test_an_idle_process_is_ended_and_another_begun_when_there_is_work(
     apart: Apart, builder: RowBuilder, logs: list[RawLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_IDLE_S", 0.05)
     apart.warm()
     await until(lambda: apart._helper is not None)
     idle = pid_of(apart)
+    monkeypatch.setattr(module, "_IDLE_S", 0.05)
+    apart.warm()
     await until(lambda: apart._helper is None and not is_there(idle))
 
     assert said(await apart.rows(builder, logs)) == said(encode_rows(builder.build(logs)))
@@ -269,3 +271,34 @@ async def test_the_process_ends_with_whoever_began_it(end: signal.Signals) -> No
     await beginner.wait()
 
     await until(lambda: not is_there(pid))
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done_here(
+    builder: RowBuilder, logs: list[RawLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    async with Apart(enabled=True) as apart:
+        await apart.rows(builder, logs[:1])
+        os.kill(pid_of(apart), signal.SIGSTOP)
+        monkeypatch.setattr(module, "encode_rows", done.append)
+        work = asyncio.create_task(apart.rows(builder, logs))
+        await asyncio.sleep(0)
+        await until(apart._thread._work_queue.empty)
+        work.cancel()
+        await asyncio.wait([work])
+
+    assert work.cancelled()
+    assert done == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "processors"), [("max 100000", 2), ("100000 100000", 1), ("150000 100000", 1.5), ("", 2)]
+)
+def test_processors_are_those_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, processors: float
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(module, "_CPU_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+    assert module._processors() == processors

@@ -65,6 +65,8 @@ async def test_the_logs_are_the_same(chain: SimChain, apart: Apart, block_timest
     there = await fetched(chain, apart, block_timestamp=block_timestamp)
 
     assert there == here
+    assert apart._losses == 0
+    assert (apart._helper is not None) == apart.enabled
     assert len(here.logs) > 50
 
 
@@ -100,3 +102,5 @@ async def test_a_wrong_answer_is_refused_in_the_same_words(
             assert reader is None or read
 
     assert words[0] == words[1]
+    assert apart._losses == 0
+    assert (apart._helper is not None) == apart.enabled
