@@ -30,7 +30,7 @@ import msgspec
 import structlog
 
 from indexer.aside import aside
-from indexer.chain.codec import LOGS, raw_logs
+from indexer.chain.codec import JSON_BYTES_A_LOG, LOGS, raw_logs
 from indexer.core.rows import RowBuilder
 from indexer.core.types import ChainId, Deployment, RawLog
 from indexer.decoder import load_decoder
@@ -44,7 +44,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 _WORTH_IT: Final = 2_000  # logs; fewer are quicker worked on than sent
-_JSON_BYTES_A_LOG: Final = 1_500  # about
 _ANSWER_S: Final = 10.0  # to a task that takes a tenth of a second; the process is stopped, or starved
 _LOSSES: Final = 3  # in a row, after which no process is begun for a while
 _PAUSE_S: Final = 600.0
@@ -116,7 +115,7 @@ class Apart:
     async def logs(self, result: msgspec.Raw) -> list[RawLog] | None:
         """Read what a node answered to eth_getLogs; None where it is null, malformed, or tells of a removed block."""
         data = memoryview(result)
-        count = len(data) // _JSON_BYTES_A_LOG
+        count = len(data) // JSON_BYTES_A_LOG
         return await self._do(ReadAnswer(), list[RawLog] | None, count, lambda: _read_answer(data), data)
 
     async def rows(self, builder: RowBuilder, logs: Sequence[RawLog]) -> Encoded:

@@ -17,6 +17,7 @@ from indexer.core.types import BlockRef, RawLog
 HASH_DIGITS: Final = 66  # 0x and 32 bytes
 ADDRESS_DIGITS: Final = 42  # 0x and 20 bytes
 MAX_TOPICS: Final = 4  # LOG0 to LOG4
+JSON_BYTES_A_LOG: Final = 1_500  # about
 # What the tables hold; a node that sends more is lying, and must not stop a commit.
 MAX_BLOCK: Final = 2**63 - 1
 MAX_INDEX: Final = 2**31 - 1
@@ -107,7 +108,6 @@ class Envelope(msgspec.Struct):
 
 
 ENVELOPES: Final = msgspec.json.Decoder(list[Envelope] | Envelope)
-fromhex: Final = bytes.fromhex
 QUANTITY: Final = msgspec.json.Decoder(str)
 ANY_JSON: Final = msgspec.json.Decoder(Any)
 HEADER: Final = msgspec.json.Decoder(HeaderJson | None)
@@ -136,7 +136,7 @@ def sized(text: str, digits: int) -> bytes:
 
 def octets(text: str) -> bytes:
     """Decode `0x…` of any length. Raises ValueError."""
-    value = fromhex(text[2:])
+    value = bytes.fromhex(text[2:])
     if text[:2] != "0x" or len(text) != 2 + 2 * len(value):  # fromhex passes over spaces
         raise ValueError("not hex")
     return value
@@ -163,11 +163,7 @@ class _Octets(dict[str, bytes]):
         self._digits = digits
 
     def __missing__(self, text: str) -> bytes:
-        value = fromhex(text[2:])
-        # As `sized` does, without the two calls.
-        if len(text) != self._digits or len(text) != 2 + 2 * len(value) or text[:2] != "0x":
-            raise ValueError(f"expected {self._digits // 2 - 1} bytes of hex")
-        self[text] = value
+        value = self[text] = sized(text, self._digits)
         return value
 
 

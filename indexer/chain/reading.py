@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from msgspec import structs
 
@@ -25,8 +25,6 @@ from indexer.chain.refusals import (
 )
 from indexer.core.ranges import halves
 from indexer.core.types import BlockRange, BlockRef, RawLog
-
-_BYTES_A_LOG: Final = 1_000  # about, of JSON
 
 
 class Reader:
@@ -143,9 +141,8 @@ class Reader:
         elif self._far is not None and (logs := await self._far(answer.result)) is not None:
             return logs
         else:  # here, where it is told what is wrong with it
-            items = await aside(
-                lambda: provider.decoded("eth_getLogs", codec.LOGS, answer.result), len(answer.result) // _BYTES_A_LOG
-            )
+            count = len(answer.result) // codec.JSON_BYTES_A_LOG
+            items = await aside(lambda: provider.decoded("eth_getLogs", codec.LOGS, answer.result), count)
         return await aside(lambda: raw_logs(provider.host, items), len(items) if isinstance(items, list) else 0)
 
     def _bounds(self, provider: Provider, question: Question, answers: Sequence[Any]) -> list[Header]:
