@@ -2,8 +2,20 @@
 -- standing.sql takes back what does not.
 -- Without an index in the log it is one above the last of its pair (agent, registry, client). An index that is not above
 -- the last opens a new epoch of the pair. Returns how many epochs were opened.
-WITH placed AS MATERIALIZED (
-    -- All windows are over a pair's feedback in order, so that it is sorted once.
+WITH given AS MATERIALIZED (
+    -- All windows are over a pair's feedback in order; this one, which is over all, is the only one that most scopes need.
+    SELECT f.chain_id, f.block_number, f.log_index, f.block_timestamp, f.agent_uuid, f.registry, f.client,
+           f.feedback_index, f.has_index, f.value_raw, f.value_decimals, f.epoch,
+           CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
+           k.epoch AS known_epoch, k.last_index AS known_index, coalesce(k.feedback, 0) AS known_feedback,
+           row_number() OVER pair AS place, lead(f.log_index) OVER pair IS NULL AS is_last,
+           min(f.block_timestamp) OVER pair AS first_at, max(f.block_timestamp) OVER pair AS last_at,
+           f.has_index AND coalesce(f.feedback_index > coalesce(lag(f.feedback_index) OVER pair, k.last_index), true)
+               AS follows
+    FROM feedback f LEFT JOIN agent_clients k USING (agent_uuid, registry, client)
+    WHERE f.chain_id = $1 AND f.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR f.agent_uuid = ANY ($4))
+    WINDOW pair AS (PARTITION BY f.agent_uuid, f.registry, f.client ORDER BY f.block_number, f.log_index)
+), numbered AS (
     SELECT o.*, coalesce(o.known_epoch, 0) + count(*) FILTER (WHERE o.opens) OVER pair AS new_epoch
     FROM (
         SELECT n.*, n.position <= coalesce(lag(n.position) OVER pair, n.known_index, n.position - 1) AS opens
@@ -15,53 +27,47 @@ WITH placed AS MATERIALIZED (
                    END AS position
             FROM (
                 -- Those without an index follow their anchor, the last with one; without any, what is known already.
-                SELECT s.*, (max(s.place) FILTER (WHERE s.has_index) OVER pair)::int AS anchor
-                FROM (
-                    SELECT f.chain_id, f.block_number, f.log_index, f.block_timestamp, f.agent_uuid, f.registry,
-                           f.client, f.feedback_index, f.has_index, f.value_raw, f.value_decimals, f.epoch,
-                           CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
-                           k.epoch AS known_epoch, k.last_index AS known_index, coalesce(k.feedback, 0) AS known_feedback,
-                           row_number() OVER pair AS place
-                    FROM feedback f LEFT JOIN agent_clients k USING (agent_uuid, registry, client)
-                    WHERE f.chain_id = $1 AND f.block_number BETWEEN $2 AND $3
-                      AND ($4::uuid[] IS NULL OR f.agent_uuid = ANY ($4))
-                    WINDOW pair AS (PARTITION BY f.agent_uuid, f.registry, f.client
-                                    ORDER BY f.block_number, f.log_index)
-                ) s
-                WINDOW pair AS (PARTITION BY s.agent_uuid, s.registry, s.client ORDER BY s.block_number, s.log_index)
+                SELECT g.*, (max(g.place) FILTER (WHERE g.has_index) OVER pair)::int AS anchor
+                FROM given g
+                WHERE EXISTS (SELECT FROM given WHERE NOT follows)
+                WINDOW pair AS (PARTITION BY g.agent_uuid, g.registry, g.client ORDER BY g.block_number, g.log_index)
             ) m
             WINDOW pair AS (PARTITION BY m.agent_uuid, m.registry, m.client ORDER BY m.block_number, m.log_index)
         ) n
         WINDOW pair AS (PARTITION BY n.agent_uuid, n.registry, n.client ORDER BY n.block_number, n.log_index)
     ) o
     WINDOW pair AS (PARTITION BY o.agent_uuid, o.registry, o.client ORDER BY o.block_number, o.log_index)
+), placed AS MATERIALIZED (
+    SELECT g.*, g.feedback_index AS position, false AS opens, coalesce(g.known_epoch, 0) AS new_epoch
+    FROM given g
+    WHERE NOT EXISTS (SELECT FROM given WHERE NOT follows)
+    UNION ALL
+    SELECT chain_id, block_number, log_index, block_timestamp, agent_uuid, registry, client, feedback_index, has_index,
+           value_raw, value_decimals, epoch, score, known_epoch, known_index, known_feedback, place, is_last, first_at,
+           last_at, follows, position, opens, new_epoch
+    FROM numbered
 ), corrected AS (
     UPDATE feedback f SET feedback_index = p.position, epoch = p.new_epoch
     FROM placed p
     WHERE (f.chain_id, f.block_number, f.log_index) = (p.chain_id, p.block_number, p.log_index)
       AND (p.position, p.new_epoch) IS DISTINCT FROM (p.feedback_index, p.epoch)
-), grouped AS MATERIALIZED (
-    SELECT p.agent_uuid, p.registry, p.client, min(p.chain_id) AS chain_id, max(p.new_epoch) AS epoch,
-           (array_agg(p.position ORDER BY p.block_number DESC, p.log_index DESC))[1] AS last_index,
-           count(*) AS feedback, min(p.block_timestamp) AS first_at, max(p.block_timestamp) AS last_at,
-           bool_or(p.known_epoch IS NULL) AS is_new
-    FROM placed p
-    GROUP BY p.agent_uuid, p.registry, p.client
 ), known_pairs AS (
+    -- The last of a pair knows how many there are.
     UPDATE agent_clients c SET
-        epoch = g.epoch,
-        last_index = g.last_index,
-        feedback = c.feedback + g.feedback,
-        first_at = least(c.first_at, g.first_at),
-        last_at = greatest(c.last_at, g.last_at)
-    FROM grouped g
-    WHERE NOT g.is_new AND (c.agent_uuid, c.registry, c.client) = (g.agent_uuid, g.registry, g.client)
+        epoch = p.new_epoch,
+        last_index = p.position,
+        feedback = c.feedback + p.place,
+        first_at = least(c.first_at, p.first_at),
+        last_at = greatest(c.last_at, p.last_at)
+    FROM placed p
+    WHERE p.is_last AND p.known_epoch IS NOT NULL
+      AND (c.agent_uuid, c.registry, c.client) = (p.agent_uuid, p.registry, p.client)
 ), new_pairs AS (
     -- Nobody else writes the chain, so that none of them can have come meanwhile.
     INSERT INTO agent_clients (agent_uuid, registry, client, chain_id, epoch, last_index, feedback, first_at, last_at)
-    SELECT g.agent_uuid, g.registry, g.client, g.chain_id, g.epoch, g.last_index, g.feedback, g.first_at, g.last_at
-    FROM grouped g
-    WHERE g.is_new
+    SELECT p.agent_uuid, p.registry, p.client, p.chain_id, p.new_epoch, p.position, p.place, p.first_at, p.last_at
+    FROM placed p
+    WHERE p.is_last AND p.known_epoch IS NULL
 ), figures AS (
     -- Any event of an agent is activity; this also makes the row that carries its figures.
     SELECT l.agent_uuid, max(l.block_timestamp) AS active_at, max(l.block_number) AS active_block, 0 AS feedback,
