@@ -25,7 +25,7 @@ from indexer.embedded.locks import hold, is_locked, open_lock, try_lock
 from indexer.embedded.process import EmbeddedError, Identity, finish, launch, log_tail, reap
 from indexer.stopping import STOP
 
-_START_TIMEOUT_S = 300.0  # recovery after a crash replays up to max_wal_size of log
+_START_TIMEOUT_S = 600.0  # recovery after a crash replays up to max_wal_size of log
 _STOP_TIMEOUT_S = 8.0  # less where a signal came and other parts took their time
 _POLL_S = 0.01
 _SUPERVISE_S = 0.25  # one system call a look

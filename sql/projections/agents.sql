@@ -40,13 +40,17 @@ WITH moved AS (
     ) p
     ORDER BY p.agent_uuid, p.block_number DESC, p.log_index DESC
 ), named AS (
-    SELECT l.agent_uuid, max(l.agent_id) AS agent_id, (array_agg(l.address))[1] AS address,
-           max(l.block_timestamp) FILTER (WHERE l.address = ANY (ARRAY(
+    SELECT s.agent_uuid, max(s.agent_id) AS agent_id, (array_agg(s.address))[1] AS address,
+           max(s.spoke_at) FILTER (WHERE s.address = ANY (ARRAY(
                SELECT r.address FROM registries r WHERE r.chain_id = $1 AND r.kind = 'identity'))) AS updated_at
-    FROM logs l
-    WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
-      AND l.agent_uuid IS NOT NULL
-    GROUP BY l.agent_uuid
+    FROM (
+        SELECT l.agent_uuid, l.address, max(l.agent_id) AS agent_id, max(l.block_timestamp) AS spoke_at
+        FROM logs l
+        WHERE l.chain_id = $1 AND l.block_number BETWEEN $2 AND $3 AND ($4::uuid[] IS NULL OR l.agent_uuid = ANY ($4))
+          AND l.agent_uuid IS NOT NULL
+        GROUP BY l.agent_uuid, l.address
+    ) s
+    GROUP BY s.agent_uuid
 ), parts (part, agent_uuid, address, block_number, happened_at, token_uri, bytes, agent_id) AS (
     SELECT 1, agent_uuid, to_address, block_number, NULL::timestamptz, NULL::text, NULL::bytea, NULL::numeric FROM moved
     UNION ALL SELECT 2, agent_uuid, NULL, NULL, NULL, token_uri, token_uri_raw, NULL FROM uri

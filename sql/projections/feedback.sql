@@ -3,7 +3,7 @@
 -- Without an index in the log it is one above the last of its pair (agent, registry, client). An index that is not above
 -- the last opens a new epoch of the pair. Returns how many epochs were opened.
 WITH given AS MATERIALIZED (
-    -- All windows are over a pair's feedback in order; this one, which is over all, is the only one that most scopes need.
+    -- All windows are over a pair's feedback in order. This is the only one where every log has its index, above the last.
     SELECT f.chain_id, f.block_number, f.log_index, f.block_timestamp, f.agent_uuid, f.registry, f.client,
            f.feedback_index, f.has_index, f.value_raw, f.value_decimals, f.epoch,
            CASE WHEN f.value BETWEEN 0 AND 100 THEN f.value END AS score,
@@ -38,14 +38,12 @@ WITH given AS MATERIALIZED (
     ) o
     WINDOW pair AS (PARTITION BY o.agent_uuid, o.registry, o.client ORDER BY o.block_number, o.log_index)
 ), placed AS MATERIALIZED (
-    SELECT g.*, g.feedback_index AS position, false AS opens, coalesce(g.known_epoch, 0) AS new_epoch
+    SELECT g.*, NULL::int AS anchor, g.feedback_index AS position, false AS opens,
+           coalesce(g.known_epoch, 0)::bigint AS new_epoch
     FROM given g
     WHERE NOT EXISTS (SELECT FROM given WHERE NOT follows)
     UNION ALL
-    SELECT chain_id, block_number, log_index, block_timestamp, agent_uuid, registry, client, feedback_index, has_index,
-           value_raw, value_decimals, epoch, score, known_epoch, known_index, known_feedback, place, is_last, first_at,
-           last_at, follows, position, opens, new_epoch
-    FROM numbered
+    SELECT * FROM numbered
 ), corrected AS (
     UPDATE feedback f SET feedback_index = p.position, epoch = p.new_epoch
     FROM placed p

@@ -131,11 +131,11 @@ DECLARE
     agent uuid := agent_key($1, identity_of($1, $4), $2);
 BEGIN
     owner_address := (
-        SELECT '0x' COLLATE "C" || encode(t.to_address, 'hex') FROM transfers t
+        SELECT '0x' || encode(t.to_address, 'hex') FROM transfers t
         WHERE t.agent_uuid = agent AND t.block_number <= $3
         ORDER BY t.block_number DESC, t.log_index DESC LIMIT 1);
     agent_wallet := (
-        SELECT CASE WHEN octet_length(m.value) = 20 THEN '0x' COLLATE "C" || encode(m.value, 'hex') END FROM metadata_writes m
+        SELECT CASE WHEN octet_length(m.value) = 20 THEN '0x' || encode(m.value, 'hex') END FROM metadata_writes m
         WHERE m.agent_uuid = agent AND m.is_wallet AND m.applies AND m.block_number <= $3
         ORDER BY m.block_number DESC, m.log_index DESC LIMIT 1);
     token_uri := (

@@ -1,14 +1,14 @@
 -- Final is what the nodes call final and proved to be on our chain when it was last written.
 CREATE VIEW erc8004.erc8004_events AS
 SELECT l.chain_id, c.name AS chain, l.block_number, l.log_index,
-       '0x' COLLATE "C" || encode(l.block_hash, 'hex') AS block_hash,
-       '0x' COLLATE "C" || encode(l.tx_hash, 'hex') AS tx_hash,
+       '0x' || encode(l.block_hash, 'hex') AS block_hash,
+       '0x' || encode(l.tx_hash, 'hex') AS tx_hash,
        l.block_timestamp,
-       '0x' COLLATE "C" || encode(l.address, 'hex') AS address,
+       '0x' || encode(l.address, 'hex') AS address,
        l.event, l.event_version,
-       l.agent_uuid, '0x' COLLATE "C" || encode(a.registry, 'hex') AS registry_address, a.agent_id,
+       l.agent_uuid, '0x' || encode(a.registry, 'hex') AS registry_address, a.agent_id,
        l.args::jsonb AS args,
-       ARRAY(SELECT '0x' COLLATE "C" || encode(substr(l.topics, 32 * n + 1, 32), 'hex')
+       ARRAY(SELECT '0x' || encode(substr(l.topics, 32 * n + 1, 32), 'hex')
              FROM generate_series(0, octet_length(l.topics) / 32 - 1) n ORDER BY n) AS topics,
        l.data, l.defect,
        coalesce(l.block_number <= least(h.finalized_block, c.proven_final), false) AS finalized
@@ -43,7 +43,7 @@ SELECT c.chain_id, c.name AS chain,
                 THEN 'stalled'
             ELSE c.state END AS state,
        h.head_block, h.finalized_block, c.checkpoint_block,
-       '0x' COLLATE "C" || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash, c.checkpoint_time,
+       '0x' || encode(c.checkpoint_hash, 'hex') AS checkpoint_hash, c.checkpoint_time,
        CASE WHEN h.head_block IS NOT NULL THEN greatest(h.head_block - c.checkpoint_block, 0) END AS lag_blocks,
        CASE WHEN h.head_time IS NOT NULL AND c.checkpoint_time IS NOT NULL
             THEN greatest(extract(epoch FROM h.head_time - c.checkpoint_time), 0) END AS lag_seconds,
@@ -65,13 +65,13 @@ LEFT JOIN chain_totals t USING (chain_id);
 
 CREATE VIEW erc8004.erc8004_changes AS
 SELECT x.chain_id, c.name AS chain, x.cursor, x.kind, coalesce(l.event, v.event) AS event,
-       x.block_number, '0x' COLLATE "C" || encode(x.block_hash, 'hex') AS block_hash, x.log_index,
+       x.block_number, '0x' || encode(x.block_hash, 'hex') AS block_hash, x.log_index,
        coalesce(l.agent_id, v.agent_id) AS agent_id,
-       '0x' COLLATE "C" || encode(coalesce(l.address, v.address), 'hex') AS registry,
+       '0x' || encode(coalesce(l.address, v.address), 'hex') AS registry,
        coalesce(l.args, v.args)::jsonb AS args,
        coalesce(l.agent_uuid, v.agent_uuid) AS agent_uuid,
        -- By the contract, as an agent whose logs were all taken back has no row any more.
-       (SELECT '0x' COLLATE "C" || encode(g.identity, 'hex') FROM registries g
+       (SELECT '0x' || encode(g.identity, 'hex') FROM registries g
         WHERE g.chain_id = x.chain_id AND g.address = coalesce(l.address, v.address)
           AND coalesce(l.agent_uuid, v.agent_uuid) IS NOT NULL
         ORDER BY g.active DESC, g.position LIMIT 1) AS registry_address,

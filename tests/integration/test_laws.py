@@ -8,7 +8,7 @@ import pytest
 from indexing import grown
 from ledger import Ledger
 from simulator.chain import SimChain
-from simulator.logs import form_log
+from simulator.logs import SimLog, form_log
 from workload import IDENTITY, REPUTATION
 
 from indexer.store.database import Database
@@ -45,6 +45,38 @@ async def test_an_event_without_a_typed_row_counts_in_any_split(database_url: st
         await database.close()
 
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (2,), (3,), (2, 1)])
+async def test_numbers_of_feedback_go_by_what_came_before(database: Database, sizes: tuple[int, ...]) -> None:
+    """Several of a pair in a block; None is a log without an index. Beside it, a pair that only ever rises."""
+    given = [[1, 2], [4, 9], [3, 5, 6], [7, 8], [8], [9, None, None], [20, 21], [None], [23, 1], [2, 5]]
+    expected = [
+        *((0, 1), (0, 2), (0, 4), (0, 9), (1, 3), (1, 5), (1, 6), (1, 7), (1, 8), (2, 8), (2, 9), (2, 10), (2, 11)),
+        *((2, 20), (2, 21), (2, 22), (2, 23), (3, 1), (3, 2), (3, 5)),
+    ]
+    chain, client, other = SimChain(seed=6), b"\x07" * 20, b"\x08" * 20
+    for number, indexes in enumerate(given, 1):
+        logs = [_feedback(client, index) for index in indexes]
+        chain.mine([_feedback(other, 2 * number - 1), *logs, _feedback(other, 2 * number)])
+    ledger = await Ledger.open(database)
+
+    await ledger.index(chain, sizes)
+
+    async with database.transaction() as connection:
+        found = "SELECT epoch, feedback_index::int FROM feedback WHERE client = $1 ORDER BY block_number, log_index"
+        assert [tuple(row) for row in await connection.fetch(found, client)] == expected
+        assert [tuple(row) for row in await connection.fetch(found, other)] == [(0, n) for n in range(1, 21)]
+        pairs = "SELECT client, epoch, last_index::int, feedback FROM agent_clients ORDER BY client"
+        assert [tuple(row) for row in await connection.fetch(pairs)] == [(client, 3, 5, 3), (other, 0, 20, 20)]
+        assert await connection.fetchval("SELECT (feedback, clients)::text FROM agent_stats") == "(23,2)"
+
+
+def _feedback(client: bytes, index: int | None) -> SimLog:
+    tags = ("a", "b", "", "", bytes(32))
+    if index is None:
+        return form_log(REPUTATION, "reputation/new_feedback_1_1_0", 1, client, 90, "a", "b", "", bytes(32))
+    return form_log(REPUTATION, "reputation/new_feedback", 1, client, index, 90, 0, "a", *tags)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -141,19 +141,3 @@ async def test_the_state_of_the_large_chain_is_what_its_rows_say(reader: asyncpg
     assert totals["feedback"] == counted["feedback"] - counted["revoked"]
     assert totals["clients"] == counted["clients"]
     assert busy["feedback"] + busy["revoked"] == large.BUSY_FEEDBACK
-
-
-async def test_hex_is_compared_byte_by_byte_in_any_database(reader: asyncpg.Connection) -> None:
-    """A language's rules, the usual default of a database, would cost a backfill half of its speed."""
-    by_language = await reader.fetch(
-        """
-        SELECT i.indexrelid::regclass::text AS place FROM pg_index i, unnest(i.indcollation::oid[]) AS used
-        WHERE i.indexprs IS NOT NULL AND used NOT IN (0, 'pg_catalog."C"'::regcollation)
-          AND i.indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'erc8004_data'::regnamespace)
-        UNION ALL
-        SELECT a.attrelid::regclass || '.' || a.attname FROM pg_attribute a
-        WHERE a.attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'erc8004'::regnamespace)
-          AND a.attname ~ '_(address|hash|wallet)$' AND a.attcollation NOT IN (0, 'pg_catalog."C"'::regcollation)
-        """
-    )
-    assert [row["place"] for row in by_language] == []

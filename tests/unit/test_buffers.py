@@ -15,11 +15,11 @@ GB = 1 << 30
 @pytest.mark.parametrize(
     ("memory", "limit", "expected_mb"),
     [
-        pytest.param(8 * GB, None, 2048, id="a quarter"),
-        pytest.param(8 * GB, "max\n", 2048, id="a container without a limit"),
-        pytest.param(64 * GB, f"{4 * GB}\n", 1024, id="a container's limit"),
-        pytest.param(64 * GB, None, 8192, id="never more"),
-        pytest.param(GB // 4, None, 128, id="never less"),
+        pytest.param(8 * GB, None, 1024, id="an eighth"),
+        pytest.param(8 * GB, "max\n", 1024, id="a container without a limit"),
+        pytest.param(64 * GB, f"{4 * GB}\n", 512, id="a container's limit"),
+        pytest.param(64 * GB, None, 4096, id="never more"),
+        pytest.param(GB // 2, None, 128, id="never less"),
     ],
 )
 def test_the_buffers_go_by_the_memory_that_there_is(
@@ -37,9 +37,9 @@ def test_the_buffers_go_by_the_memory_that_there_is(
 @pytest.mark.parametrize(
     ("free", "expected_mb"),
     [
-        pytest.param(40 * GB, 5_120, id="an eighth"),
+        pytest.param(40 * GB, 10_240, id="a quarter"),
         pytest.param(GB, 1_024, id="never less"),
-        pytest.param(1_000 * GB, 8_192, id="never more"),
+        pytest.param(1_000 * GB, 16_384, id="never more"),
     ],
 )
 def test_the_log_goes_by_the_room_on_the_disk(
