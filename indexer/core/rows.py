@@ -157,7 +157,7 @@ class RowBuilder:
         key = (identity, agent_id)
         known = self._agents.get(key)
         if known is None:
-            if len(self._agents) >= 100_000:  # bounded: an entry is some 200 bytes
+            if len(self._agents) >= 20_000:  # bounded: an entry is some 200 bytes
                 self._agents.clear()
             known = self._agents[key] = agent_uuid(self.chain_id, identity, agent_id)
         return known

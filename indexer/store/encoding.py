@@ -35,7 +35,7 @@ def _timestamptz(value: datetime) -> bytes:
     return struct.pack(">iq", 8, (since.days * 86_400 + since.seconds) * _MICROSECONDS + since.microseconds)
 
 
-@lru_cache(maxsize=65_536)  # ids, indexes and scores come again and again
+@lru_cache(maxsize=16_384)  # ids, indexes and scores come again and again
 def _numeric(value: int) -> bytes:
     digits: list[int] = []
     rest = abs(value)
