@@ -44,7 +44,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 _WORTH_IT: Final = 2_000  # logs; fewer are quicker worked on than sent
-_ANSWER_S: Final = 10.0  # to a task that takes a tenth of a second; the process is stopped, or starved
+_ANSWER_S: Final = 10.0  # to a task that takes less than one; the process is stopped, or starved
 _LOSSES: Final = 3  # in a row, after which no process is begun for a while
 _PAUSE_S: Final = 600.0
 _IDLE_S: Final = 60.0  # after which the process is ended, and its memory given back

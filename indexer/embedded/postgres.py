@@ -59,8 +59,8 @@ def _shared_buffers_mb() -> int:
 def _max_wal_mb(folder: Path) -> int:
     """Choose how much log there may be between two checkpoints: a quarter of the room on the disk.
 
-    After each of them a page is logged as a whole when it is first written to, and compressing it costs more than all
-    else that a backfill does to it.
+    After each of them a page is logged as a whole when it is first written to, and compressing it makes a backfill's
+    next batches up to three times as dear.
     """
     return max(_MIN_WAL_MB, min(_MAX_WAL_MB, (shutil.disk_usage(folder).free >> 20) // 4))
 
