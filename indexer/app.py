@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +28,7 @@ from indexer.services import (
     open_valkey,
 )
 from indexer.settings import Settings
-from indexer.stopping import STOP
+from indexer.stopping import STOP, stop_signals
 from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
@@ -63,7 +62,7 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
     """
     tune()
     async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_signals(STOP.begin))
         daemon = await _until_stopped(Daemon.open(stack, settings, until=until, no_wait=no_wait), stop)
         if daemon is None:
             return RunOutcome(0, {"chains": []})
@@ -125,7 +124,7 @@ async def reindex(
     be reached.
     """
     async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_signals(STOP.begin))
         repair = await _until_stopped(_repair(stack, settings), stop)
         if repair is None:
             return 0, {}
@@ -246,7 +245,7 @@ def _exit_code(ends: list[End] | None, until: str | int | None) -> int:
 async def _stoppable(work: Callable[[AsyncExitStack], Awaitable[T]]) -> T | None:
     """Run `work`; None where a signal comes first. What it opened on its stack is closed whole in either case."""
     async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_signals(STOP.begin))
         return await _until_stopped(work(stack), stop)
 
 
@@ -263,27 +262,6 @@ async def _until_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
         return None
     finally:
         stopped.cancel()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """Set the event at SIGTERM or SIGINT, in place of what Python does; from then on the process has a deadline."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def begin() -> None:
-        STOP.begin()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            if stop.is_set():
-                signal.signal(number, signal.SIG_IGN)  # an impatient second one must not spoil the exit code
 
 
 def _pace(progress: Progress, done: int, whole: int) -> tuple[str, str]:

@@ -6,12 +6,16 @@ last. What hangs even so ends with the process.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 import structlog
@@ -57,6 +61,33 @@ class Stop:
 
 STOP: Final = Stop()
 """The one of this process, as a signal is to all of it."""
+
+
+@contextmanager
+def stop_signals(
+    begun: Callable[[], None] = lambda: None, *, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT)
+) -> Iterator[asyncio.Event]:
+    """Set the event, and call `begun`, at one of these signals, in place of what Python does; for the main thread.
+
+    Once one came, these signals are ignored after the body too: an impatient second one must not spoil the exit code.
+    The handlers are not the loop's own, as taking those away gives the signal back to the system for a moment.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def begin() -> None:
+        begun()
+        stop.set()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(begin)  # here any line of the program may be half done
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if stop.is_set() else handler)
 
 
 def _say_the_rest() -> None:

@@ -7,8 +7,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,6 +26,7 @@ from indexer.embedded.process import finish
 from indexer.embedded.valkey import valkey
 from indexer.errors import Fatal, RpcError, SettingsError
 from indexer.settings import Settings
+from indexer.stopping import stop_signals
 from indexer.store.database import Database
 
 _SEED: Final = 8004
@@ -52,7 +53,10 @@ async def run_demo(settings: Settings, until: str | int | None, as_json: bool) -
     if until not in {None, "head"}:
         raise SettingsError(f"--until = {until!r}: must be head, as the demo's traffic is a fixed amount")
     demo = _Demo(settings, Screen(sys.stdout if until is None and not as_json else sys.stderr))
-    with _stop_signals() as stop:
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a closed terminal leaves nothing behind, but for nohup
+        numbers.append(signal.SIGHUP)
+    with stop_signals(numbers=numbers) as stop:
         work = asyncio.create_task(demo.fixed() if until else demo.live(), name="demo")
         stopping = asyncio.create_task(stop.wait(), name="stop signals")
         await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -212,22 +216,3 @@ async def _first(*works: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that is set when we are asked to stop; asking again changes nothing."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    ours = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a closed terminal leaves nothing behind, but for nohup
-        ours.append(signal.SIGHUP)
-    for number in ours:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in ours:
-            loop.remove_signal_handler(number)
-            if stop.is_set():
-                signal.signal(number, signal.SIG_IGN)  # we are leaving; an impatient second one must not spoil that

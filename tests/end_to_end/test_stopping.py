@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,6 +36,21 @@ def hang(host, *more, **options):
     time.sleep(60)
 
 socket.getaddrinfo = hang
+"""
+STOPPED_ALL_THE_TIME = """
+import asyncio, signal, uvloop
+from indexer.stopping import stop_signals
+
+async def body():
+    with stop_signals() as stop:
+        await stop.wait()
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+for make in (asyncio.new_event_loop, uvloop.new_event_loop):
+    for _ in range(200):
+        with asyncio.Runner(loop_factory=make) as runner:
+            runner.run(body())
 """
 OTHER = Deployment(b"\x90" * 20, b"\x91" * 20, (b"\x92" * 20,), 0)
 
@@ -272,3 +290,14 @@ async def test_a_second_sigterm_changes_nothing(embedded_folder: Path) -> None:
     assert code == 0
     expect_silence(program)
     assert running(embedded_folder) == []
+
+
+def test_no_moment_of_a_stop_leaves_a_signal_to_the_system() -> None:
+    with subprocess.Popen([sys.executable, "-c", STOPPED_ALL_THE_TIME], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(5e-5)  # without a pause, a loop does nothing but read signals
+
+    assert process.returncode == 0
