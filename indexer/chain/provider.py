@@ -256,22 +256,23 @@ class Provider:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Transport(self.host, f"{type(error).__name__}: {self._clean(str(error))}") from error
 
-    async def _read(self, response: aiohttp.ClientResponse, calls: Sequence[Call[T]]) -> bytearray:
+    async def _read(self, response: aiohttp.ClientResponse, calls: Sequence[Call[T]]) -> bytes:
         """Read the body up to the cap, counted after decompression."""
-        content = bytearray()
+        chunks, size = [], 0  # put together once: a growing buffer of MBs is copied again and again
         async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > self._max_body_bytes:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._max_body_bytes:
                 text = f"the answer is larger than {self._max_body_bytes} bytes"
                 logs = _leading_method(calls) in RANGE_METHODS
                 raise TooManyResults(self.host, text) if logs else Transport(self.host, text)
-        return content
+        return b"".join(chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    body: bytearray
+    body: bytes
     retry_after_s: float | None
 
 

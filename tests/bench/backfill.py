@@ -93,8 +93,9 @@ async def held_by(program: Program) -> tuple[int, float]:
     most, spent_s = 0, 0.0
     while program.process.returncode is None:
         try:
-            held = sum(map(_peak_bytes, [program.pid, *filter(_is_python, _children(program.pid))]))
-            spent_s = cpu_s(program.pid)
+            both = [program.pid, *filter(_is_python, _children(program.pid))]
+            held = sum(map(_peak_bytes, both))
+            spent_s = max(spent_s, sum(map(cpu_s, both)))
         except (FileNotFoundError, ProcessLookupError, IndexError):
             break
         most = max(most, held)
