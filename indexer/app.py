@@ -33,7 +33,6 @@ from indexer.store.database import Database
 from indexer.store.migrations import migrate_database
 from indexer.store.reader import read_status
 from indexer.supervisor import End
-from indexer.tuning import tune
 from indexer.worker import Progress
 
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ async def run(settings: Settings, *, until: str | int | None, no_wait: bool, as_
 
     Raises SettingsError, and with `until` whatever cannot be reached.
     """
-    tune()
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(stop_signals(STOP.begin))
         daemon = await _until_stopped(Daemon.open(stack, settings, until=until, no_wait=no_wait), stop)

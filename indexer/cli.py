@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 import typer
 
 from indexer.errors import IndexerError, Retryable, SettingsError
+from indexer.tuning import tune
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -266,6 +267,7 @@ def _settings(*, chains: Sequence[str] = (), rpc: str | None = None, need_chains
 
 
 def _await(work: Coroutine[Any, Any, T]) -> T:
+    tune()
     runner = _LOOPS.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
     try:
         return runner.run(work)

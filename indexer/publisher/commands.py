@@ -30,13 +30,14 @@ def write_agents(keys: Keys, head: Head, agents: Iterable[Agent], *, building: b
     `building` fills the sets of a rebuild, and takes over no field that may be left in a hash.
     """
     commands: list[Command] = []
+    dropped: list[str] = []
     places: dict[str, list[Argument]] = {figure: [] for figure in FIGURES}
     absent: dict[str, list[str]] = {figure: [] for figure in FIGURES}
     for agent in agents:
         name = member(agent.agent_id, agent.registry, head.first_identity)
         state = agent.state
         if building or state is None:
-            commands.append(("DEL", keys.agent(name)))
+            dropped.append(keys.agent(name))
         if state is not None:
             fields = {**{field: state[field] for field in _AGENT}, "as_of_block": head.checkpoint_block}
             commands.append(_hset(keys.agent(name), fields))
@@ -45,6 +46,8 @@ def write_agents(keys: Keys, head: Head, agents: Iterable[Agent], *, building: b
                 absent[figure].append(name)
             else:
                 places[figure] += [str(state[figure]), name]
+    if dropped:
+        commands.insert(0, ("DEL", *dropped))
     for figure in FIGURES:
         if places[figure]:
             commands.append(("ZADD", keys.top(figure, building=building), *places[figure]))

@@ -1,7 +1,7 @@
 """`python -m bench.publisher`: how soon a backlog of the change feed is in Valkey; one JSON line.
 
 The changes are live logs of `bench.mix`, one each in the feed; PostgreSQL and Valkey are real, and the publisher is the
-daemon's own, in this process.
+daemon's own, in this process, which is tuned as the daemon is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from indexer.publisher import Publisher
 from indexer.store.database import Database
 from indexer.store.encoding import encode_rows
 from indexer.store.migrations import migrate
+from indexer.tuning import tune
 
 CHANGES: Final = 100_000
 BATCH_BLOCKS: Final = 100
@@ -63,6 +64,7 @@ class History:
 
 async def main(changes: int = CHANGES) -> None:
     """Let a backlog pile up, then publish it."""
+    tune()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="erc8004-bench-") as name:
         folder = Path(name)
