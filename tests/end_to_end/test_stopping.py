@@ -295,9 +295,12 @@ async def test_a_second_sigterm_changes_nothing(embedded_folder: Path) -> None:
 def test_no_moment_of_a_stop_leaves_a_signal_to_the_system() -> None:
     with subprocess.Popen([sys.executable, "-c", STOPPED_ALL_THE_TIME], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        while process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            time.sleep(5e-5)  # without a pause, a loop does nothing but read signals
+        try:
+            process.stdout.readline()
+            while process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                time.sleep(5e-5)  # without a pause, a loop does nothing but read signals
+        finally:
+            process.kill()  # one that hangs
 
     assert process.returncode == 0
