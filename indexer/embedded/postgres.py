@@ -40,6 +40,8 @@ _SETTINGS = {
     "bgwriter_delay": "20ms",  # so that the writer need not clean the pages that it takes
     "bgwriter_lru_maxpages": "1000",
     "bgwriter_lru_multiplier": "4",
+    "bgwriter_flush_after": "0",  # the system writes them out in larger pieces
+    "wal_init_zero": "off",  # else all of the log is written twice until the first checkpoint
     "jit": "off",  # costs more than it gives on the short queries of the publisher and the views
     "timezone": "UTC",
     "log_timezone": "UTC",
