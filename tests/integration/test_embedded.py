@@ -331,6 +331,29 @@ async def test_a_server_that_ends_at_its_start_is_told_with_its_last_words(
             pass
 
 
+@pytest.mark.parametrize("kills", [2, 3])
+async def test_a_server_that_is_killed_at_its_start_is_started_again_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    real, program, started = programs.valkey_program(), tmp_path / "valkey-server", tmp_path / "started"
+    program.write_text(
+        f'#!/bin/sh\necho >> {started}\n[ $(wc -l < {started}) -gt {kills} ] || kill -9 $$\nexec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("INDEXER_VALKEY_BIN", str(tmp_path))
+
+    async def start() -> int:
+        async with valkey(tmp_path) as url:
+            return await Kind("valkey").count(url)
+
+    if kills == 2:
+        assert await start() == 1
+    else:
+        with pytest.raises(EmbeddedError, match="valkey was killed by SIGKILL at its start, 3 times in a row"):
+            await start()
+    assert started.read_text() == "\n" * 3
+
+
 async def test_a_deleted_socket_comes_back(data_dir: Path) -> None:
     async with valkey(data_dir) as url:
         before = await Kind("valkey").count(url)
