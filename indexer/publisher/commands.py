@@ -21,7 +21,6 @@ _AGENT: Final = (
 # A page takes a fraction of a second; who is silent for so long is dead, and another may begin.
 _REBUILDER_GONE_S: Final = 10
 _STATS: Final = ("agents", "feedback", "revoked", "responses", "validations")
-_ENTRY: Final = ("cursor", "kind", "event", "block_number", "block_hash", "log_index", "agent_id", "registry", "args")
 
 
 def write_agents(keys: Keys, head: Head, agents: Iterable[Agent], *, building: bool = False) -> list[Command]:
@@ -57,12 +56,9 @@ def write_agents(keys: Keys, head: Head, agents: Iterable[Agent], *, building: b
 
 
 def write_entries(keys: Keys, entries: Iterable[Mapping[str, Any]], above: int, maxlen: int) -> list[Command]:
-    """Append to the stream what follows cursor `above`, the last one it has."""
-    return [
-        ("XADD", keys.changes, "MAXLEN", "~", maxlen, f"{entry['cursor']}-0", *_flat({n: entry[n] for n in _ENTRY}))
-        for entry in entries
-        if entry["cursor"] > above
-    ]
+    """Append to the stream, with all their fields, the entries that follow cursor `above`, the last one it has."""
+    start = ("XADD", keys.changes, "MAXLEN", "~", maxlen)
+    return [(*start, f"{entry['cursor']}-0", *_flat(entry)) for entry in entries if entry["cursor"] > above]
 
 
 def write_stats(keys: Keys, totals: Mapping[str, Any] | None) -> list[Command]:
@@ -125,8 +121,9 @@ def texts(fields: Fields) -> dict[str, str]:
     return {name: "" if value is None else str(value) for name, value in fields.items()}
 
 
-def _flat(fields: Fields) -> list[str]:
-    return [part for pair in texts(fields).items() for part in pair]
+def _flat(fields: Fields) -> list[Argument]:
+    """Return names and values in turn; Valkey takes numbers as they are written."""
+    return [part for name, value in fields.items() for part in (name, "" if value is None else value)]
 
 
 def _hset(key: str, fields: Fields) -> Command:
