@@ -137,12 +137,16 @@ class Database:
         self._errands.terminate()
 
     @asynccontextmanager
-    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+    async def transaction(self, *, snapshot: bool = False, durable: bool = True) -> AsyncIterator[Connection]:
         """Open a transaction that sees our tables; commits at the end, rolls back on any error.
 
-        `snapshot` makes it repeatable read. Raises StoreUnavailable, or SettingsError for refused credentials.
+        `snapshot` makes it repeatable read. Without `durable` the commit does not wait for the disk: a server that
+        crashes within a second may take it back, though never while it keeps what was committed later.
+        Raises StoreUnavailable, or SettingsError for refused credentials.
         """
         async with self._transaction(self._pool, "repeatable_read" if snapshot else "read_committed") as connection:
+            if not durable:
+                await connection.execute("SET LOCAL synchronous_commit = off")
             yield connection
 
     async def flush(self) -> None:

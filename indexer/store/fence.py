@@ -61,13 +61,15 @@ class Locked:
 
 
 @asynccontextmanager
-async def fenced(database: Database, chain_id: int, lease: Lease | None) -> AsyncIterator[tuple[Connection, Locked]]:
+async def fenced(
+    database: Database, chain_id: int, lease: Lease | None, *, durable: bool = True
+) -> AsyncIterator[tuple[Connection, Locked]]:
     """Open a transaction that alone writes the chain; commits at the end, or nothing happened.
 
-    Without a lease it takes its turn beside the holder of one. Raises LeaseLost where the lease is not ours any more,
-    StoreUnavailable, or SettingsError for a chain that was never stored.
+    Without a lease it takes its turn beside the holder of one; `durable` as in `Database.transaction`. Raises LeaseLost
+    where the lease is not ours any more, StoreUnavailable, or SettingsError for a chain that was never stored.
     """
-    async with database.transaction() as connection:
+    async with database.transaction(durable=durable) as connection:
         await connection.execute(queries()["writer_lock"], chain_id)
         chain = await connection.fetchrow(queries()["lock_chain"], chain_id)
         if lease is not None:

@@ -71,7 +71,7 @@ class Writer:
         `durable` a server that crashes right after it may take the batch back, checkpoint and rows together. Raises
         LeaseLost, CheckpointMoved or StoreUnavailable; then nothing of the batch is there.
         """
-        async with self._fenced() as (connection, at):
+        async with self._fenced(durable=durable) as (connection, at):
             if at.checkpoint_block != batch.range.from_block - 1 or (at.checkpoint_hash or parent) != parent:
                 raise CheckpointMoved(
                     f"chain {self._chain_id}: the batch begins at block {batch.range.from_block}, "
@@ -84,8 +84,6 @@ class Writer:
             await self._cover(connection, batch)
             await self._announce_final(connection, at, batch, finalized if announce else None)
             await self._advance(connection, at, batch, state, finalized)
-            if not durable:
-                await connection.execute(queries()["commit_without_waiting"])
         return Committed(len(batch.logs), rows.undecodable, at.cursor)
 
     async def rollback(self, ancestor: BlockRef) -> RolledBack:
@@ -119,8 +117,8 @@ class Writer:
         async with self._fenced() as (connection, _):
             await connection.execute(queries()["halt_chain"], self._chain_id, reason)
 
-    def _fenced(self) -> AbstractAsyncContextManager[tuple[Connection, Locked]]:
-        return fenced(self._database, self._chain_id, self._lease)
+    def _fenced(self, *, durable: bool = True) -> AbstractAsyncContextManager[tuple[Connection, Locked]]:
+        return fenced(self._database, self._chain_id, self._lease, durable=durable)
 
     async def _take_back(self, connection: Connection, at: Locked, ancestor: BlockRef) -> RolledBack:
         agents: list[UUID] = (

@@ -58,6 +58,3 @@ SELECT pg_notify('erc8004_changes', $1::text);
 
 -- name: prune_changes
 DELETE FROM changes WHERE committed_at < now() - make_interval(secs => $1);
-
--- name: commit_without_waiting
-SET LOCAL synchronous_commit = off;
