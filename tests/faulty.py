@@ -78,9 +78,9 @@ class FaultyDatabase(Database):
     lost_answer = False
 
     @asynccontextmanager
-    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+    async def transaction(self, *, snapshot: bool = False, durable: bool = True) -> AsyncIterator[Connection]:
         before, lost_answer = self.before, self.lost_answer
-        async with super().transaction(snapshot=snapshot) as connection:
+        async with super().transaction(snapshot=snapshot, durable=durable) as connection:
             if before is None:
                 yield connection
             else:

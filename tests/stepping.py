@@ -39,10 +39,10 @@ class SteppingDatabase(Database):
     step: Step | None = None
 
     @asynccontextmanager
-    async def transaction(self, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+    async def transaction(self, *, snapshot: bool = False, durable: bool = True) -> AsyncIterator[Connection]:
         """Open a transaction as any database does."""
         step = self.step
-        async with super().transaction(snapshot=snapshot) as connection:
+        async with super().transaction(snapshot=snapshot, durable=durable) as connection:
             if step is None:
                 yield connection
             else:
