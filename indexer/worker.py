@@ -118,8 +118,12 @@ class Bookkeeping(Protocol):
         providers: Sequence[object],
         *,
         keeps_up: bool = True,
+        durable: bool = True,
     ) -> int | None:
-        """Store what the nodes say, and whether we keep up; the highest finalized block ever seen comes back."""
+        """Store what the nodes say, and whether we keep up; the highest finalized block ever seen comes back.
+
+        Not `durable`: a crash of the server may take it back, though no row that came later stays without it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +268,12 @@ class Worker:
         self._count_mismatches()
         self._highest = max(map(_lately_heard, providers), default=-1)
         known = await self.books.observe(
-            self.plan.chain_id, tip.head, said if said >= 0 else None, providers, keeps_up=self._keeps_up(tip)
+            self.plan.chain_id,
+            tip.head,
+            said if said >= 0 else None,
+            providers,
+            keeps_up=self._keeps_up(tip),
+            durable=said > self._fetcher.final,  # that one never goes down; the rest is said again at the next look
         )
         self._fetcher.final = said if known is None else known
         self._looked_up = time.monotonic()

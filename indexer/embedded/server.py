@@ -25,7 +25,7 @@ from indexer.embedded.locks import hold, is_locked, open_lock, try_lock
 from indexer.embedded.process import EmbeddedError, Identity, finish, launch, log_tail, reap
 from indexer.stopping import STOP
 
-_LAUNCHES = 3  # of a server that others killed while it started (out of memory, an operator); by itself it ends once
+_LAUNCHES = 3  # of a server that a signal ends while it starts; one that gives up by itself has said why
 _START_TIMEOUT_S = 600.0  # recovery after a crash replays up to max_wal_size of log
 _STOP_TIMEOUT_S = 8.0  # less where a signal came and other parts took their time
 _POLL_S = 0.01
@@ -84,8 +84,10 @@ class Server(ABC):
         launches = 0
         while not (self.alive() and await finish(self.answers)):
             if child is not None and (code := child.poll()) is not None:
+                ended = "ended at its start" if code >= 0 else f"was ended by signal {-code} at its start"
                 if code >= 0 or launches == _LAUNCHES:
-                    raise EmbeddedError(f"{self.name} {_ended(code)} ({self.log_file}): {log_tail(self.log_file)}")
+                    raise EmbeddedError(f"{self.name} {ended} ({self.log_file}): {log_tail(self.log_file)}")
+                log.warning("embedded_start_failed", server=self.name, error=ended)
                 child = None
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"{self.name} does not answer after {_START_TIMEOUT_S:.0f} s, see {self.log_file}")
@@ -181,12 +183,6 @@ async def _supervise(server: Server) -> None:
         else:
             log.warning("embedded_restarted", server=server.name, failures=failures)
             failures = 0
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return "ended at its start"
-    return f"was killed by {signal.Signals(-code).name} at its start, {_LAUNCHES} times in a row"
 
 
 def _make_folder(folder: Path) -> None:

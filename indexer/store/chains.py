@@ -89,13 +89,13 @@ class Chains:
         providers: Sequence[object],
         *,
         keeps_up: bool = True,
+        durable: bool = True,
     ) -> int | None:
         """Store what the nodes say now, and that the chain `keeps_up`, which is its sign of life.
 
-        Returns the highest finalized block ever seen. New rows come after it, so nobody waits for the disk: what is
-        committed later never stays without this, and a node can be asked again.
+        Returns the highest finalized block ever seen. `durable` as in `Database.transaction`.
         """
-        async with self._database.transaction(durable=False) as connection:
+        async with self._database.transaction(durable=durable) as connection:
             known: int | None = await connection.fetchval(
                 queries()["observe_head"],
                 chain_id,

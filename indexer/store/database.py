@@ -27,6 +27,8 @@ _OLDEST_VERSION: Final = 150_000
 _CONNECT_TIMEOUT_S: Final = 10.0
 # A session that sits in a transaction this long is a frozen process; the server ends it and its locks go.
 _IDLE_TRANSACTION_MS: Final = 10_000
+Isolation = Literal["repeatable_read", "read_committed"]
+
 # A server that hangs is not waited for: it rolls back by itself once our connection is gone.
 _ROLLBACK_S: Final = 2.0
 # A peer that vanished without a word (its machine, or a firewall between) is noticed after idle + count * interval, or
@@ -141,12 +143,11 @@ class Database:
         """Open a transaction that sees our tables; commits at the end, rolls back on any error.
 
         `snapshot` makes it repeatable read. Without `durable` the commit does not wait for the disk: a server that
-        crashes within a second may take it back, though never while it keeps what was committed later.
+        crashes soon after may take it back, though never while it keeps what was committed later.
         Raises StoreUnavailable, or SettingsError for refused credentials.
         """
-        async with self._transaction(self._pool, "repeatable_read" if snapshot else "read_committed") as connection:
-            if not durable:
-                await connection.execute("SET LOCAL synchronous_commit = off")
+        isolation: Isolation = "repeatable_read" if snapshot else "read_committed"
+        async with self._transaction(self._pool, isolation, durable=durable) as connection:
             yield connection
 
     async def flush(self) -> None:
@@ -159,13 +160,14 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(
-        self, pool: asyncpg.Pool[asyncpg.Record], isolation: Literal["repeatable_read", "read_committed"]
+        self, pool: asyncpg.Pool[asyncpg.Record], isolation: Isolation, *, durable: bool = True
     ) -> AsyncIterator[Connection]:
         try:
             async with pool.acquire() as connection, _begun(connection, isolation):
                 await connection.execute(
                     f"SET LOCAL search_path = {SCHEMA}, pg_temp;"
                     f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TRANSACTION_MS}"
+                    + ("" if durable else ";SET LOCAL synchronous_commit = off")
                 )
                 yield connection
         except Exception as error:
@@ -189,9 +191,7 @@ class Database:
 
 
 @asynccontextmanager
-async def _begun(
-    connection: Connection, isolation: Literal["repeatable_read", "read_committed"]
-) -> AsyncIterator[None]:
+async def _begun(connection: Connection, isolation: Isolation) -> AsyncIterator[None]:
     """Commit at the end; on any error, or when cancelled, roll back, or cut a connection on which that takes long."""
     transaction = connection.transaction(isolation=isolation)
     try:

@@ -17,7 +17,7 @@ JOIN pg_database d ON d.datname = current_database()
 WHERE c.chain_id = $1;
 
 -- name: publish_entries
--- The stream's entries of a stretch of the feed; `refresh` has none.
+-- The stream's entries of a stretch of the feed, with their fields in order; `refresh` has none.
 SELECT cursor, kind, event, block_number, block_hash, log_index, agent_id::text AS agent_id, registry, args::text AS args
 FROM erc8004.erc8004_changes
 WHERE chain_id = $1 AND cursor > $2 AND cursor <= $3
