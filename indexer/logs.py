@@ -37,6 +37,7 @@ EVENTS: Final = frozenset(
         "embedded_adopted",
         "embedded_restart_failed",
         "embedded_restarted",
+        "embedded_start_failed",
         "embedded_started",
         "embedded_stopped",
         "finality_disbelieved",
